@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+# Thin front of ./configure, ninja and meson; needs only git and make to start with.
+
+root := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+lab := $(root)/tests/lab/lab
+
+.NOTPARALLEL:
+.PHONY: all setup boot bench-boot bench check check-full stock clean help
+
+all: setup
+
+help:
+	@echo 'make              fetch, configure and build the fork (build/qemu/qemu-system-x86_64)'
+	@echo 'make boot         boot a guest stock and with prefault=on, print both (LAB=npt|host)'
+	@echo 'make bench-boot   the whole boot matrix, build/results/matrix.json'
+	@echo 'make bench        all benchmarks'
+	@echo 'make check        all tests but the slow ones, last line: N passed, N failed, N skipped'
+	@echo 'make check-full   all tests'
+	@echo 'make stock        build the unchanged QEMU for comparison (build/qemu-stock)'
+	@echo 'make clean        remove what was built, keep downloads'
+	@echo 'Missing Debian packages are installed when root or through sudo.'
+
+setup:
+	@$(root)/scripts/deps install
+	@$(root)/configure
+	@$(root)/scripts/build fork
+
+boot: setup
+	@$(lab) boot $(if $(LAB),--lab $(LAB))
+
+bench-boot: setup
+	@$(lab) matrix
+
+bench: bench-boot
+
+stock: setup
+	@$(root)/scripts/build stock
+
+check: stock
+	@$(root)/scripts/check-summary
+
+check-full: stock
+	@$(root)/scripts/check-summary --full
+
+clean:
+	@$(root)/scripts/clean

@@ -1,0 +1,286 @@
+/*
+ * KVM pre-fault: populate and lock the host pages of guest RAM
+ *
+ * KVM_PRE_FAULT_MEMORY is a read fault: it maps what the host page tables
+ * have, and for a page never written that is the read-only zero page.  So
+ * host pages are populated for writing first, with the NUMA policy of their
+ * backend (it sits on the mapping) and in its 'prealloc-context'.
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include <sys/mman.h>
+#include "qemu/madvise.h"
+#include "qemu/main-loop.h"
+#include "qemu/thread-context.h"
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "exec/memory.h"
+#include "exec/ramblock.h"
+#include "system/hostmem.h"
+#include "system/runstate.h"
+#include "kvm-prefault.h"
+#include "kvm-prefault-hostmem.h"
+#include "trace.h"
+
+/* Per thread and step: small enough to be cancelled soon */
+#define STEP_BYTES_PER_THREAD (256 * MiB)
+
+/* A memory backend's RAM; the reference keeps it mapped during the pass */
+typedef struct HostBlock {
+    HostMemoryBackend *backend;
+    char *host;
+    uint64_t size;
+    uint64_t page_size;
+    int fd;
+    unsigned threads;
+} HostBlock;
+
+typedef struct HostPass {
+    GArray *blocks;
+    KvmPinRam pin;
+    Error *err;
+} HostPass;
+
+/* MemoryRegion of each guest-visible backend -> number of ranges of it */
+static GHashTable *backends;
+
+static QemuThread host_thread;
+static bool host_thread_exists;
+static bool host_cancelled;
+static uint64_t host_populated, host_pinned;
+
+void kvm_prefault_host_track(MemoryRegion *mr, bool visible)
+{
+    unsigned count;
+
+    if (!backends) {
+        backends = g_hash_table_new(NULL, NULL);
+    }
+    count = GPOINTER_TO_UINT(g_hash_table_lookup(backends, mr));
+    if (!count) {
+        kvm_prefault.host_stale = true;
+    }
+    count += visible ? 1 : -1;
+    if (count) {
+        g_hash_table_insert(backends, mr, GUINT_TO_POINTER(count));
+    } else {
+        g_hash_table_remove(backends, mr);
+    }
+}
+
+static HostBlock host_block(MemoryRegion *mr)
+{
+    HostMemoryBackend *backend = MEMORY_BACKEND(mr->owner);
+    unsigned asked = kvm_prefault.config.threads;
+
+    return (HostBlock) {
+        .backend = backend,
+        .host = memory_region_get_ram_ptr(mr),
+        .size = memory_region_size(mr),
+        .page_size = qemu_ram_pagesize(mr->ram_block),
+        .fd = mr->ram_block->fd,
+        .threads = asked ? asked : backend->prealloc_threads,
+    };
+}
+
+static GArray *host_blocks(void)
+{
+    GArray *blocks = g_array_new(false, false, sizeof(HostBlock));
+    GHashTableIter iter;
+    gpointer mr;
+
+    if (backends) {
+        g_hash_table_iter_init(&iter, backends);
+        while (g_hash_table_iter_next(&iter, &mr, NULL)) {
+            HostBlock block = host_block(mr);
+
+            g_array_append_val(blocks, block);
+        }
+    }
+    return blocks;
+}
+
+static bool is_hugetlb(const HostBlock *block)
+{
+    return block->page_size > qemu_real_host_page_size();
+}
+
+/* Bytes still to be allocated, by host page size */
+static void add_need(GHashTable *needs, const HostBlock *block)
+{
+    uint64_t need = block->size -
+                    kvm_prefault_resident(block->host, block->size);
+    uint64_t *sum = g_hash_table_lookup(needs, &block->page_size);
+
+    if (sum) {
+        *sum += need;
+    } else {
+        g_hash_table_insert(needs, g_memdup2(&block->page_size, 8),
+                            g_memdup2(&need, 8));
+    }
+}
+
+bool kvm_prefault_check_memory(Error **errp)
+{
+    g_autoptr(GArray) blocks = host_blocks();
+    g_autoptr(GHashTable) needs = g_hash_table_new_full(g_int64_hash,
+                                                        g_int64_equal,
+                                                        g_free, g_free);
+    GHashTableIter iter;
+    gpointer page_size, need;
+    unsigned i;
+
+    for (i = 0; i < blocks->len; i++) {
+        add_need(needs, &g_array_index(blocks, HostBlock, i));
+    }
+    g_hash_table_iter_init(&iter, needs);
+    while (g_hash_table_iter_next(&iter, &page_size, &need)) {
+        if (!kvm_prefault_memory_available(*(uint64_t *)page_size,
+                                           *(uint64_t *)need, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool kvm_prefault_check_memlock(Error **errp)
+{
+    g_autoptr(GArray) blocks = host_blocks();
+    uint64_t need = 0;
+    unsigned i;
+
+    for (i = 0; i < blocks->len; i++) {
+        HostBlock *block = &g_array_index(blocks, HostBlock, i);
+
+        /* huge pages of hugetlbfs are never swapped and not accounted */
+        need += is_hugetlb(block) ? 0 : block->size;
+    }
+    return kvm_prefault_memlock_allows(need, errp);
+}
+
+static bool lock_step(const HostBlock *block, char *addr, uint64_t size,
+                      Error **errp)
+{
+    if (!is_hugetlb(block) && mlock(addr, size) < 0) {
+        error_setg_errno(errp, errno, "'%s=mlock': locking 0x%" PRIx64
+                         " bytes of memory backend '%s' failed (see ulimit "
+                         "-l, LimitMEMLOCK=, <memtune><hard_limit>)",
+                         PROP_PIN_RAM, size,
+                         memory_region_name(&block->backend->mr));
+        return false;
+    }
+    qatomic_set(&host_pinned, host_pinned + size);
+    return true;
+}
+
+static bool populate_step(const HostPass *pass, const HostBlock *block,
+                          char *addr, uint64_t size, Error **errp)
+{
+    /* a page merged by KSM is read-only and would have to be broken out */
+    qemu_madvise(addr, size, QEMU_MADV_UNMERGEABLE);
+    if (!qemu_prealloc_mem(block->fd, addr, size, block->threads,
+                           block->backend->prealloc_context, false, errp)) {
+        error_prepend(errp, "populating memory backend '%s': ",
+                      memory_region_name(&block->backend->mr));
+        return false;
+    }
+    qatomic_set(&host_populated, host_populated + size);
+    return pass->pin == KVM_PIN_RAM_OFF || lock_step(block, addr, size, errp);
+}
+
+static bool populate_block(const HostPass *pass, const HostBlock *block,
+                           Error **errp)
+{
+    uint64_t step = QEMU_ALIGN_UP(STEP_BYTES_PER_THREAD * block->threads,
+                                  block->page_size);
+    uint64_t done;
+
+    for (done = 0; done < block->size && !qatomic_read(&host_cancelled);
+         done += step) {
+        uint64_t size = MIN(step, block->size - done);
+
+        if (!populate_step(pass, block, block->host + done, size, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void host_done_bh(void *opaque)
+{
+    HostPass *pass = opaque;
+    unsigned i;
+
+    for (i = 0; i < pass->blocks->len; i++) {
+        object_unref(OBJECT(g_array_index(pass->blocks, HostBlock,
+                                          i).backend));
+    }
+    g_array_free(pass->blocks, true);
+    if (host_thread_exists) {
+        qemu_thread_join(&host_thread);
+        host_thread_exists = false;
+    }
+    if (!qatomic_read(&host_cancelled)) {
+        kvm_prefault_host_done(pass->err);
+    }
+    g_free(pass);
+}
+
+static void *host_thread_fn(void *opaque)
+{
+    HostPass *pass = opaque;
+    unsigned i;
+
+    for (i = 0; i < pass->blocks->len && !pass->err; i++) {
+        HostBlock *block = &g_array_index(pass->blocks, HostBlock, i);
+
+        populate_block(pass, block, &pass->err);
+        trace_kvm_prefault_host(memory_region_name(&block->backend->mr),
+                                block->size, pass->err ? -1 : 0);
+    }
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), host_done_bh, pass);
+    return NULL;
+}
+
+/* Backends are about to be destroyed; the thread ends with its next step */
+static void host_cancel(Notifier *notifier, void *data)
+{
+    qatomic_set(&host_cancelled, true);
+    if (host_thread_exists) {
+        qemu_thread_join(&host_thread);
+        host_thread_exists = false;
+    }
+}
+
+static Notifier shutdown_notifier = { .notify = host_cancel };
+
+void kvm_prefault_host_start(void)
+{
+    HostPass *pass = g_new0(HostPass, 1);
+    unsigned i;
+
+    if (!shutdown_notifier.node.le_prev) {
+        qemu_register_shutdown_notifier(&shutdown_notifier);
+    }
+    pass->blocks = host_blocks();
+    pass->pin = kvm_prefault.pin;
+    for (i = 0; i < pass->blocks->len; i++) {
+        object_ref(OBJECT(g_array_index(pass->blocks, HostBlock, i).backend));
+    }
+    qatomic_set(&host_populated, 0);
+    qatomic_set(&host_pinned, 0);
+    qemu_thread_create(&host_thread, "kvm-prefault", host_thread_fn, pass,
+                       QEMU_THREAD_JOINABLE);
+    host_thread_exists = true;
+}
+
+void kvm_prefault_host_progress(uint64_t *populated, uint64_t *pinned)
+{
+    *populated = qatomic_read(&host_populated);
+    *pinned = qatomic_read(&host_pinned);
+}

@@ -1,0 +1,153 @@
+/*
+ * KVM pre-fault: how much memory the host has, and may be locked
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <linux/capability.h>
+#include <linux/kvm.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include "qemu/units.h"
+#include "qapi/error.h"
+#include "kvm-prefault.h"
+#include "kvm-prefault-hostmem.h"
+
+/* mincore() wants a byte per page: look at this much at a time */
+#define RESIDENT_STEP (1 * GiB)
+
+uint64_t kvm_prefault_resident(char *addr, uint64_t size)
+{
+    size_t page_size = qemu_real_host_page_size();
+    g_autofree unsigned char *vec = g_malloc(RESIDENT_STEP / page_size);
+    uint64_t resident = 0, done, i;
+
+    for (done = 0; done < size; done += RESIDENT_STEP) {
+        uint64_t step = MIN(RESIDENT_STEP, size - done);
+
+        if (mincore(addr + done, step, vec) < 0) {
+            break;
+        }
+        for (i = 0; i < step / page_size; i++) {
+            resident += (vec[i] & 1) * page_size;
+        }
+    }
+    return resident;
+}
+
+/* The number behind "@name:" in a file like /proc/meminfo */
+static bool read_field(const char *path, const char *name, int base,
+                       uint64_t *value)
+{
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    size_t len = strlen(name);
+    int i;
+
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return false;
+    }
+    lines = g_strsplit(text, "\n", -1);
+    for (i = 0; lines[i]; i++) {
+        if (!strncmp(lines[i], name, len) && lines[i][len] == ':') {
+            *value = g_ascii_strtoull(lines[i] + len + 1, NULL, base);
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool huge_pages_free(uint64_t page_size, uint64_t *bytes)
+{
+    g_autofree char *path = NULL;
+    g_autofree char *text = NULL;
+
+    path = g_strdup_printf("/sys/kernel/mm/hugepages/hugepages-%" PRIu64
+                           "kB/free_hugepages", page_size / KiB);
+    if (!g_file_get_contents(path, &text, NULL, NULL)) {
+        return false;
+    }
+    *bytes = g_ascii_strtoull(text, NULL, 10) * page_size;
+    return true;
+}
+
+static bool memory_free(uint64_t page_size, uint64_t *bytes)
+{
+    if (page_size > qemu_real_host_page_size()) {
+        return huge_pages_free(page_size, bytes);
+    }
+    if (!read_field("/proc/meminfo", "MemAvailable", 10, bytes)) {
+        return false;
+    }
+    *bytes *= KiB;
+    return true;
+}
+
+bool kvm_prefault_memory_available(uint64_t page_size, uint64_t need,
+                                   Error **errp)
+{
+    bool huge = page_size > qemu_real_host_page_size();
+    uint64_t bytes;
+
+    /* where the host does not tell, population itself will */
+    if (!memory_free(page_size, &bytes) || need <= bytes) {
+        return true;
+    }
+    error_setg(errp, "'%s': guest RAM needs %" PRIu64 " MiB more of host "
+               "memory in pages of %" PRIu64 " KiB, but only %" PRIu64
+               " MiB are free",
+               kvm_prefault.tdp_on ? PROP_PREFAULT : PROP_PIN_RAM,
+               need / MiB, page_size / KiB, bytes / MiB);
+    error_append_hint(errp, huge ?
+                      "Raise nr_hugepages for this page size, or give the "
+                      "guest less memory.\n" :
+                      "Free memory on the host, or give the guest less.\n");
+    return false;
+}
+
+static bool may_lock_anything(void)
+{
+    uint64_t caps;
+
+    return read_field("/proc/self/status", "CapEff", 16, &caps) &&
+           caps & (1ULL << CAP_IPC_LOCK);
+}
+
+bool kvm_prefault_memlock_limit(uint64_t *limit)
+{
+    struct rlimit rlim;
+
+    if (may_lock_anything() || getrlimit(RLIMIT_MEMLOCK, &rlim) < 0 ||
+        rlim.rlim_cur == RLIM_INFINITY) {
+        return false;
+    }
+    *limit = rlim.rlim_cur;
+    return true;
+}
+
+bool kvm_prefault_memlock_allows(uint64_t need, Error **errp)
+{
+    uint64_t limit, locked = 0;
+
+    if (!kvm_prefault_memlock_limit(&limit)) {
+        return true;
+    }
+    if (read_field("/proc/self/status", "VmLck", 10, &locked)) {
+        locked *= KiB;
+    }
+    if (locked + need <= limit) {
+        return true;
+    }
+    error_setg(errp, "'%s=mlock' needs %" PRIu64 " bytes of locked memory, "
+               "but only %" PRIu64 " are allowed", PROP_PIN_RAM,
+               locked + need, limit);
+    error_append_hint(errp, "Raise the limit (ulimit -l %" PRIu64 ", systemd "
+                      "LimitMEMLOCK=, libvirt <memoryBacking><locked/> or "
+                      "<memtune><hard_limit>), give CAP_IPC_LOCK, or use "
+                      "%s=off.\n", DIV_ROUND_UP(locked + need, KiB),
+                      PROP_PIN_RAM);
+    return false;
+}

@@ -1,0 +1,200 @@
+/*
+ * KVM pre-fault: follow the memory slots
+ *
+ * One listener per KVM address space, behind KVM's own: when our commit
+ * runs, KVM has changed its slots.
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/madvise.h"
+#include "qemu/main-loop.h"
+#include "qemu/units.h"
+#include "exec/memory.h"
+#include "hw/core/cpu.h"
+#include "system/cpus.h"
+#include "system/hostmem.h"
+#include "system/runstate.h"
+#include "kvm-prefault.h"
+#include "trace.h"
+
+/*
+ * Slots that firmware changes while it runs are populated at once, on the
+ * vCPU thread that changed them, up to this size: the first MiB and TSEG, in
+ * both address spaces.  Above that the guest would notice the pause.
+ */
+#define INLINE_BYTES_MAX (48 * MiB)
+
+/* Device RAM above this is left to demand faults */
+#define DEVICE_RAM_BYTES_MAX (64 * MiB)
+
+typedef struct PrefaultListener {
+    MemoryListener listener;
+    int as_id;
+} PrefaultListener;
+
+/* What the transaction in progress has done, over all address spaces */
+static bool slots_added, slots_deleted;
+
+/* The RAM of a memory backend (default RAM, -object memory-backend-*) */
+static bool is_guest_ram(MemoryRegion *mr)
+{
+    return memory_region_is_ram(mr) && !mr->readonly &&
+           !memory_region_is_ram_device(mr) && mr->owner &&
+           object_dynamic_cast(mr->owner, TYPE_MEMORY_BACKEND);
+}
+
+/* As kvm_set_phys_mem() sees it */
+static bool is_slot(MemoryRegion *mr)
+{
+    if (memory_region_is_ram_device(mr)) {
+        return false;
+    }
+    return memory_region_is_ram(mr) || memory_region_is_romd(mr);
+}
+
+static bool wanted(MemoryRegionSection *section)
+{
+    uint64_t size = int128_get64(section->size);
+
+    return is_slot(section->mr) &&
+           QEMU_IS_ALIGNED(section->offset_within_address_space | size,
+                           qemu_real_host_page_size()) &&
+           (is_guest_ram(section->mr) || size <= DEVICE_RAM_BYTES_MAX);
+}
+
+/*
+ * Pages of ROM, flash and device RAM must be there for writing as well, or
+ * the zero page would be mapped, and the first write would fault twice.
+ */
+static void populate_device_ram(MemoryRegionSection *section)
+{
+    char *host = memory_region_get_ram_ptr(section->mr);
+
+    if (qemu_madvise(host + section->offset_within_region,
+                     int128_get64(section->size),
+                     QEMU_MADV_POPULATE_WRITE) < 0) {
+        trace_kvm_prefault_device_ram(memory_region_name(section->mr), errno);
+    }
+}
+
+static void prefault_begin(MemoryListener *listener)
+{
+    kvm_prefault_drain();
+}
+
+static void prefault_region_add(MemoryListener *listener,
+                                MemoryRegionSection *section)
+{
+    PrefaultListener *l = container_of(listener, PrefaultListener, listener);
+    bool ram = is_guest_ram(section->mr);
+
+    if (!wanted(section) || (!ram && !kvm_prefault.tdp_on)) {
+        return;
+    }
+    if (ram) {
+        kvm_prefault_host_track(section->mr, true);
+    } else {
+        populate_device_ram(section);
+    }
+    kvm_prefault_ranges_add(&kvm_prefault.ranges, l->as_id,
+                            section->offset_within_address_space,
+                            int128_get64(section->size), ram,
+                            memory_region_name(section->mr));
+    slots_added = true;
+}
+
+static void prefault_region_del(MemoryListener *listener,
+                                MemoryRegionSection *section)
+{
+    PrefaultListener *l = container_of(listener, PrefaultListener, listener);
+
+    bool known = kvm_prefault_ranges_del(&kvm_prefault.ranges, l->as_id,
+                                         section->offset_within_address_space,
+                                         int128_get64(section->size));
+
+    if (known && is_guest_ram(section->mr)) {
+        kvm_prefault_host_track(section->mr, false);
+    }
+    /* flash that has just left ROM mode does not look like a slot any more */
+    slots_deleted |= known || is_slot(section->mr);
+}
+
+/* Whether the work can be done before the guest's next instruction */
+static bool can_do_inline(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return qemu_in_vcpu_thread() && p->tdp_on && p->first_pass_done &&
+           !p->dirty_logging && !p->host_stale &&
+           p->state != KVM_PREFAULT_STATE_POPULATING &&
+           p->ranges.todo_bytes <= INLINE_BYTES_MAX;
+}
+
+static void prefault_commit(MemoryListener *listener)
+{
+    KVMPrefault *p = &kvm_prefault;
+    bool zapped_all = slots_deleted && p->slot_zap == KVM_SLOT_ZAP_ALL;
+
+    if (!slots_added && !zapped_all) {
+        slots_deleted = false;
+        return;
+    }
+    slots_added = slots_deleted = false;
+    if (!p->causes[KVM_PREFAULT_CAUSE_START]) {
+        /* the board is being built; the first pass takes it all */
+        return;
+    }
+    if (zapped_all) {
+        kvm_prefault_ranges_invalidate(&p->ranges);
+    }
+    trace_kvm_prefault_slots(p->ranges.todo_bytes);
+    if (can_do_inline()) {
+        p->causes[KVM_PREFAULT_CAUSE_SLOTS]++;
+        kvm_prefault_inline(current_cpu);
+    } else {
+        kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
+    }
+}
+
+static bool prefault_log_global_start(MemoryListener *listener, Error **errp)
+{
+    kvm_prefault_suspend();
+    return true;
+}
+
+static void prefault_log_global_stop(MemoryListener *listener)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    /* once, not once per address space */
+    if (p->dirty_logging) {
+        p->dirty_logging = false;
+        kvm_prefault_request(KVM_PREFAULT_CAUSE_DIRTY_LOG);
+    }
+}
+
+void kvm_prefault_add_address_space(AddressSpace *as, int as_id)
+{
+    PrefaultListener *l;
+
+    if (!kvm_prefault.tdp_on && kvm_prefault.pin == KVM_PIN_RAM_OFF) {
+        return;
+    }
+    l = g_new0(PrefaultListener, 1);
+    l->as_id = as_id;
+    l->listener = (MemoryListener) {
+        .name = "kvm-prefault",
+        .priority = MEMORY_LISTENER_PRIORITY_ACCEL + 1,
+        .begin = prefault_begin,
+        .region_add = prefault_region_add,
+        .region_del = prefault_region_del,
+        .commit = prefault_commit,
+        .log_global_start = prefault_log_global_start,
+        .log_global_stop = prefault_log_global_stop,
+    };
+    memory_listener_register(&l->listener, as);
+}

@@ -1,0 +1,127 @@
+/*
+ * KVM pre-fault: ranges of guest-physical memory and the work on them
+ *
+ * Plain arithmetic and lists, without KVM, so that it can be tested alone.
+ * The owner serializes all calls (in QEMU: the BQL).
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef ACCEL_KVM_PREFAULT_RANGES_H
+#define ACCEL_KVM_PREFAULT_RANGES_H
+
+#include "qemu/queue.h"
+
+/*
+ * One piece of work.  Boundaries are multiples of this, so that no two
+ * threads fill the same page of second-level entries and no huge page lies
+ * in two pieces.
+ */
+#define KVM_PREFAULT_CHUNK_SIZE (64ULL << 20)
+
+typedef struct KVMPrefaultRange {
+    int as_id;
+    uint64_t gpa;
+    uint64_t size;
+    uint64_t populated;
+    /* RAM of a memory backend; else ROM, flash or device RAM */
+    bool ram;
+    char *name;
+    QTAILQ_ENTRY(KVMPrefaultRange) next;
+} KVMPrefaultRange;
+
+typedef struct KVMPrefaultChunk {
+    /* NULL once the range has gone or become stale under a taken chunk */
+    KVMPrefaultRange *range;
+    int as_id;
+    uint64_t gpa;
+    uint64_t size;
+    QTAILQ_ENTRY(KVMPrefaultChunk) next;
+} KVMPrefaultChunk;
+
+typedef QTAILQ_HEAD(, KVMPrefaultChunk) KVMPrefaultChunkList;
+
+typedef struct KVMPrefaultRanges {
+    QTAILQ_HEAD(, KVMPrefaultRange) ranges;
+    /* work to be done, in order */
+    KVMPrefaultChunkList todo;
+    /* work in somebody's hands */
+    KVMPrefaultChunkList taken;
+    uint64_t todo_bytes;
+} KVMPrefaultRanges;
+
+/**
+ * kvm_prefault_ranges_init: start with no range
+ */
+void kvm_prefault_ranges_init(KVMPrefaultRanges *r);
+
+/**
+ * kvm_prefault_ranges_add: a memory slot has appeared
+ * @name: copied
+ *
+ * All of the range becomes work.
+ */
+void kvm_prefault_ranges_add(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
+                             uint64_t size, bool ram, const char *name);
+
+/**
+ * kvm_prefault_ranges_del: a memory slot has gone, and its work with it
+ *
+ * Returns: false if there is no such range.
+ */
+bool kvm_prefault_ranges_del(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
+                             uint64_t size);
+
+/**
+ * kvm_prefault_ranges_invalidate: all mappings may be gone, start over
+ */
+void kvm_prefault_ranges_invalidate(KVMPrefaultRanges *r);
+
+/**
+ * kvm_prefault_ranges_take: take a piece of work
+ * @as_id: address space to work in
+ * @max: most bytes to take, a power of two
+ *
+ * Returns: a chunk to be given to kvm_prefault_ranges_put(), or NULL.
+ */
+KVMPrefaultChunk *kvm_prefault_ranges_take(KVMPrefaultRanges *r, int as_id,
+                                           uint64_t max);
+
+/**
+ * kvm_prefault_ranges_put: give a piece of work back
+ * @chunk: what kvm_prefault_ranges_take() returned; freed
+ * @done: bytes mapped, from its start
+ * @drop: do not try the rest again
+ *
+ * The rest becomes work again, at the head, unless @drop or the range has
+ * gone meanwhile.
+ */
+void kvm_prefault_ranges_put(KVMPrefaultRanges *r, KVMPrefaultChunk *chunk,
+                             uint64_t done, bool drop);
+
+/**
+ * kvm_prefault_ranges_idle: whether there is no work, taken or not
+ */
+bool kvm_prefault_ranges_idle(const KVMPrefaultRanges *r);
+
+/**
+ * kvm_prefault_ranges_count: bytes of RAM ranges
+ * @populated: if not NULL, set to the bytes of them that are mapped
+ */
+uint64_t kvm_prefault_ranges_count(const KVMPrefaultRanges *r,
+                                   uint64_t *populated);
+
+/**
+ * kvm_prefault_pick_threads: how many vCPUs fill tables at a time
+ * @requested: 'prefault-threads', 0 for one per vCPU
+ * @vcpus: number of vCPUs
+ * @host_cpus: host CPUs available to this process
+ *
+ * Returns: at least 1.
+ */
+unsigned kvm_prefault_pick_threads(unsigned requested, unsigned vcpus,
+                                   unsigned host_cpus);
+
+#endif

@@ -1,0 +1,367 @@
+/*
+ * KVM pre-fault: the vCPU threads fill the second-level tables
+ *
+ * Each vCPU thread calls in before it enters the guest, takes chunks of work
+ * and hands them to KVM_PRE_FAULT_MEMORY on its own vCPU.  That keeps every
+ * ioctl of a vCPU in one thread, as KVM asks for, makes population as
+ * parallel as the guest is, and lets a kick (stop, queued work, quit)
+ * interrupt it like it interrupts KVM_RUN.
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include "qemu/main-loop.h"
+#include "qemu/units.h"
+#include "hw/core/cpu.h"
+#include "system/cpus.h"
+#include "system/runstate.h"
+#include "kvm-prefault.h"
+#include "trace.h"
+
+/* Most bytes per turn while the guest runs: about 1 ms with 4 KiB pages */
+#define TURN_BYTES_RUNNING (16 * MiB)
+
+/* An ioctl that takes longer than this is interrupted and taken up again */
+#define IOCTL_SLOW_US (2 * G_USEC_PER_SEC)
+
+/* Time without any progress after which a piece of work is given up */
+#define STALLED_MAX_US (10 * G_USEC_PER_SEC)
+
+/* Interrupted calls without progress that are repeated with the BQL held */
+#define INLINE_RETRIES 100
+
+void kvm_prefault_kick_vcpus(void)
+{
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        qemu_cpu_kick(cpu);
+    }
+}
+
+/*
+ * qemu_cpu_kick() signals once until the vCPU thread reaches its event loop;
+ * here the signal must be repeatable, because one that arrives before the
+ * ioctl has begun does not interrupt it.
+ */
+static void interrupt_ioctls(int64_t older_than_us)
+{
+    int64_t now = g_get_monotonic_time();
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        int64_t start = qatomic_read(&kvm_prefault_vcpu(cpu)->ioctl_start_us);
+
+        if (start && now - start >= older_than_us) {
+            pthread_kill(cpu->thread->thread, SIG_IPI);
+        }
+    }
+}
+
+void kvm_prefault_watchdog(void)
+{
+    interrupt_ioctls(IOCTL_SLOW_US);
+}
+
+/*
+ * Why memory transactions wait for our ioctls: Linux 6.12's
+ * KVM_PRE_FAULT_MEMORY holds SRCU and retries while it meets a slot that is
+ * being deleted, and the deleter waits for SRCU (fixed upstream by
+ * 3ccbf6f47098).  No ioctl can start meanwhile: that takes the BQL, which a
+ * transaction holds to its end.
+ */
+void kvm_prefault_drain(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    qemu_mutex_lock(&p->inflight_lock);
+    while (p->inflight) {
+        interrupt_ioctls(0);
+        qemu_cond_timedwait(&p->inflight_cond, &p->inflight_lock, 1);
+    }
+    qemu_mutex_unlock(&p->inflight_lock);
+}
+
+static void ioctl_begin(KVMPrefaultVCPU *v)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    qemu_mutex_lock(&p->inflight_lock);
+    p->inflight++;
+    qatomic_set(&v->ioctl_start_us, g_get_monotonic_time());
+    qemu_mutex_unlock(&p->inflight_lock);
+    bql_unlock();
+}
+
+static int64_t ioctl_end(KVMPrefaultVCPU *v)
+{
+    KVMPrefault *p = &kvm_prefault;
+    int64_t us;
+
+    qemu_mutex_lock(&p->inflight_lock);
+    us = g_get_monotonic_time() - v->ioctl_start_us;
+    qatomic_set(&v->ioctl_start_us, 0);
+    p->inflight--;
+    qemu_cond_broadcast(&p->inflight_cond);
+    qemu_mutex_unlock(&p->inflight_lock);
+    bql_lock();
+    return us;
+}
+
+/*
+ * One call.  Returns 0 if all is mapped, else -errno; *done is what has been
+ * mapped in either case.
+ */
+static int pre_fault(CPUState *cpu, const KVMPrefaultChunk *chunk,
+                     uint64_t *done)
+{
+    struct kvm_pre_fault_memory range = {
+        .gpa = chunk->gpa,
+        .size = chunk->size,
+    };
+    int ret = kvm_vcpu_ioctl(cpu, KVM_PRE_FAULT_MEMORY, &range);
+
+    *done = chunk->size - range.size;
+    /* a signal after some progress ends the call with success */
+    return ret == 0 && range.size ? -EINTR : ret;
+}
+
+static bool is_retry(int ret)
+{
+    return ret == -EINTR || ret == -EAGAIN;
+}
+
+/*
+ * Called with the BQL held, which is dropped meanwhile.  Returns what
+ * pre_fault() does, but -ETIMEDOUT once calls have been interrupted without
+ * any progress for too long.
+ */
+static int pre_fault_unlocked(CPUState *cpu, const KVMPrefaultChunk *chunk,
+                              uint64_t *done)
+{
+    KVMPrefaultVCPU *v = kvm_prefault_vcpu(cpu);
+    int64_t us;
+    int ret;
+
+    ioctl_begin(v);
+    ret = pre_fault(cpu, chunk, done);
+    us = ioctl_end(v);
+
+    v->stalled_us = *done ? 0 : v->stalled_us + us;
+    if (is_retry(ret) && v->stalled_us >= STALLED_MAX_US) {
+        return -ETIMEDOUT;
+    }
+    return ret;
+}
+
+static int pre_fault_locked(CPUState *cpu, const KVMPrefaultChunk *chunk,
+                            uint64_t *done)
+{
+    int tries = 0;
+    int ret;
+
+    do {
+        ret = pre_fault(cpu, chunk, done);
+    } while (is_retry(ret) && *done == 0 && ++tries < INLINE_RETRIES);
+    return is_retry(ret) && *done == 0 ? -ETIMEDOUT : ret;
+}
+
+static bool can_populate(CPUState *cpu, int as_id)
+{
+    KVMPrefaultVCPU *v = kvm_prefault_vcpu(cpu);
+
+    return v->pass != kvm_prefault.pass || !(v->unable & (1u << as_id));
+}
+
+/* Drop work of @as_id that no vCPU is able to do, so that the pass ends */
+static void drop_hopeless_work(int as_id, int ret)
+{
+    KVMPrefault *p = &kvm_prefault;
+    KVMPrefaultChunk *chunk;
+    CPUState *cpu;
+
+    CPU_FOREACH(cpu) {
+        if (can_populate(cpu, as_id)) {
+            return;
+        }
+    }
+    kvm_prefault_reason(p->pass_reasons,
+                        "no vCPU can populate address space %d now: %s",
+                        as_id, strerror(-ret));
+    while ((chunk = kvm_prefault_ranges_take(&p->ranges, as_id,
+                                             KVM_PREFAULT_CHUNK_SIZE))) {
+        kvm_prefault_ranges_put(&p->ranges, chunk, 0, true);
+    }
+}
+
+static void mark_unable(CPUState *cpu, int as_id, int ret)
+{
+    KVMPrefaultVCPU *v = kvm_prefault_vcpu(cpu);
+
+    trace_kvm_prefault_unable(cpu->cpu_index, as_id, ret);
+    if (v->pass != kvm_prefault.pass) {
+        v->pass = kvm_prefault.pass;
+        v->unable = 0;
+    }
+    v->unable |= 1u << as_id;
+    drop_hopeless_work(as_id, ret);
+    /* others may have waited for this vCPU because of 'prefault-threads' */
+    kvm_prefault_kick_vcpus();
+}
+
+/*
+ * Give @chunk back with the result of the ioctl.  Returns false if this vCPU
+ * had better not go on with the address space.
+ */
+static bool finish_chunk(CPUState *cpu, KVMPrefaultChunk *chunk, int ret,
+                         uint64_t done)
+{
+    KVMPrefault *p = &kvm_prefault;
+    int as_id = chunk->as_id;
+    bool unable = ret == -EOPNOTSUPP;
+    bool failed = ret < 0 && !is_retry(ret) && !unable;
+
+    trace_kvm_prefault_chunk(cpu->cpu_index, as_id, chunk->gpa, chunk->size,
+                             done, ret);
+    /* ROM, flash and device RAM are mapped as a favour: no reason given */
+    if (failed && chunk->range && chunk->range->ram) {
+        kvm_prefault_reason(p->pass_reasons,
+                            "KVM_PRE_FAULT_MEMORY at 0x%" PRIx64
+                            " in address space %d: %s",
+                            chunk->gpa + done, as_id, strerror(-ret));
+    }
+    kvm_prefault_ranges_put(&p->ranges, chunk, done, failed);
+    if (unable) {
+        mark_unable(cpu, as_id, ret);
+    }
+    return !unable;
+}
+
+static bool interrupted(CPUState *cpu)
+{
+    return cpu->stop || cpu->unplug || cpu_is_stopped(cpu) ||
+           !cpu_work_list_empty(cpu);
+}
+
+/* Work in @as_id until none is left, or for one bounded chunk */
+static bool work_in_as(CPUState *cpu, int as_id)
+{
+    KVMPrefault *p = &kvm_prefault;
+    KVMPrefaultVCPUMode mode;
+    bool worked = false;
+    int ret;
+
+    ret = kvm_arch_prefault_enter_as(cpu, as_id, &mode);
+    if (ret < 0) {
+        mark_unable(cpu, as_id, ret);
+        return true;
+    }
+    do {
+        KVMPrefaultChunk *chunk;
+        uint64_t done;
+
+        chunk = kvm_prefault_ranges_take(&p->ranges, as_id,
+                                         p->hold ? KVM_PREFAULT_CHUNK_SIZE
+                                                 : TURN_BYTES_RUNNING);
+        if (!chunk) {
+            break;
+        }
+        worked = true;
+        ret = pre_fault_unlocked(cpu, chunk, &done);
+        if (!finish_chunk(cpu, chunk, ret, done)) {
+            break;
+        }
+    } while (p->hold && !interrupted(cpu));
+    kvm_arch_prefault_leave_as(cpu, &mode);
+    return worked;
+}
+
+static bool has_work(int as_id)
+{
+    KVMPrefaultChunk *chunk;
+
+    QTAILQ_FOREACH(chunk, &kvm_prefault.ranges.todo, next) {
+        if (chunk->as_id == as_id) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* One turn of work.  Returns false if there was nothing to do for @cpu. */
+static bool take_turn(CPUState *cpu)
+{
+    KVMPrefault *p = &kvm_prefault;
+    KVMPrefaultVCPU *v = kvm_prefault_vcpu(cpu);
+    bool worked = false;
+    int as_id;
+
+    if (p->host_stale || p->host_running || p->inflight >= p->threads) {
+        return false;
+    }
+    if (p->slot_zap == KVM_SLOT_ZAP_ALL && v->pass != p->pass) {
+        v->pass = p->pass;
+        v->unable = 0;
+        kvm_arch_prefault_renew_root(cpu);
+    }
+    for (as_id = 0; as_id < p->nr_as && !worked; as_id++) {
+        if (has_work(as_id) && can_populate(cpu, as_id)) {
+            worked = work_in_as(cpu, as_id);
+        }
+    }
+    if (worked && kvm_prefault_ranges_idle(&p->ranges)) {
+        kvm_prefault_work_done();
+    }
+    return worked;
+}
+
+bool kvm_prefault_vcpu_ready(CPUState *cpu)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    while (p->state == KVM_PREFAULT_STATE_POPULATING && !interrupted(cpu)) {
+        bool worked = take_turn(cpu);
+
+        /* let the next kick send a signal again */
+        qatomic_set_mb(&cpu->thread_kicked, false);
+        if (!p->hold) {
+            return true;
+        }
+        if (!worked) {
+            qemu_cond_wait_bql(cpu->halt_cond);
+        }
+    }
+    return !p->hold;
+}
+
+void kvm_prefault_inline(CPUState *cpu)
+{
+    KVMPrefault *p = &kvm_prefault;
+    KVMPrefaultVCPUMode mode;
+    KVMPrefaultChunk *chunk;
+    uint64_t done;
+    int as_id, ret;
+
+    for (as_id = 0; as_id < p->nr_as; as_id++) {
+        if (!has_work(as_id)) {
+            continue;
+        }
+        ret = kvm_arch_prefault_enter_as(cpu, as_id, &mode);
+        if (ret < 0) {
+            mark_unable(cpu, as_id, ret);
+            continue;
+        }
+        while ((chunk = kvm_prefault_ranges_take(&p->ranges, as_id,
+                                                 KVM_PREFAULT_CHUNK_SIZE))) {
+            ret = pre_fault_locked(cpu, chunk, &done);
+            if (!finish_chunk(cpu, chunk, ret, done)) {
+                break;
+            }
+        }
+        kvm_arch_prefault_leave_as(cpu, &mode);
+    }
+}

@@ -1,0 +1,478 @@
+/*
+ * KVM pre-fault: when guest RAM is populated, and what for
+ *
+ * There is one kind of pass and one owner, this file.  Events ask for a pass
+ * (kvm_prefault_request); a thread populates the host pages
+ * (kvm-prefault-host.c); then the vCPU threads fill the second-level tables
+ * (kvm-prefault-worker.c) and, with 'prefault-wait', do not enter the guest
+ * until that is done.  The main loop never waits, so the monitor answers.
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include <sched.h>
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/timer.h"
+#include "qapi/error.h"
+#include "exec/memory.h"
+#include "hw/boards.h"
+#include "hw/core/cpu.h"
+#include "migration/postcopy-ram.h"
+#include "system/cpus.h"
+#include "system/kvm_int.h"
+#include "system/runstate.h"
+#include "system/system.h"
+#include "kvm-prefault.h"
+#include "trace.h"
+
+/* While the guest runs, its vCPUs are asked for a turn this often */
+#define TURN_INTERVAL_MS 10
+
+/* While it waits: progress events and the watchdog */
+#define HOLD_INTERVAL_MS 1000
+
+KVMPrefault kvm_prefault;
+
+KVMPrefaultVCPU *kvm_prefault_vcpu(CPUState *cpu)
+{
+    assert(cpu->cpu_index < kvm_prefault.nr_vcpus);
+    return &kvm_prefault.vcpus[cpu->cpu_index];
+}
+
+bool kvm_prefault_stable_slots(void)
+{
+    return kvm_prefault.tdp_on;
+}
+
+void kvm_prefault_reason(GPtrArray *reasons, const char *fmt, ...)
+{
+    g_autofree char *reason = NULL;
+    va_list ap;
+
+    va_start(ap, fmt);
+    reason = g_strdup_vprintf(fmt, ap);
+    va_end(ap);
+    if (!g_ptr_array_find_with_equal_func(reasons, reason, g_str_equal,
+                                          NULL)) {
+        g_ptr_array_add(reasons, g_steal_pointer(&reason));
+    }
+}
+
+static void set_state(KvmPrefaultState state)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (state != p->state) {
+        trace_kvm_prefault_state(KvmPrefaultState_str(p->state),
+                                 KvmPrefaultState_str(state));
+        p->state = state;
+        kvm_prefault_event();
+    }
+}
+
+/* Let waiting vCPUs enter the guest */
+static void release_vcpus(void)
+{
+    kvm_prefault.hold = false;
+    kvm_prefault_kick_vcpus();
+}
+
+/*
+ * 'on' means all or nothing, so a first pass that fails ends QEMU: the guest
+ * has not run, nothing is lost.  Later the guest's data is worth more than
+ * our promise.
+ */
+static void refuse_incomplete_start(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+    bool on = p->config.mode == ON_OFF_AUTO_ON;
+    bool pinned = p->config.pin_set && p->config.pin != KVM_PIN_RAM_OFF;
+
+    if (p->first_pass_done || !(on || pinned) || !p->pass_reasons->len) {
+        return;
+    }
+    error_report("'%s=%s': guest RAM could not be populated: %s",
+                 on ? PROP_PREFAULT : PROP_PIN_RAM,
+                 on ? "on" : KvmPinRam_str(p->config.pin),
+                 (char *)g_ptr_array_index(p->pass_reasons, 0));
+    error_printf("Use %s to start all the same.\n",
+                 on ? PROP_PREFAULT "=auto" : PROP_PIN_RAM "=off");
+    exit(EXIT_FAILURE);
+}
+
+static void warn_incomplete(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+    static bool warned;
+
+    if (!warned) {
+        warned = true;
+        warn_report("kvm prefault: guest RAM is not completely mapped: %s "
+                    "(see query-kvm-prefault)",
+                    (char *)g_ptr_array_index(p->pass_reasons, 0));
+    }
+}
+
+static void finish_pass(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+    KvmPrefaultState state = KVM_PREFAULT_STATE_READY;
+
+    refuse_incomplete_start();
+    timer_del(p->timer);
+    p->duration_us = g_get_monotonic_time() - p->requested_us;
+    p->passes_done++;
+    p->first_pass_done = true;
+    if (!p->tdp_on) {
+        state = KVM_PREFAULT_STATE_OFF;
+    } else if (p->pass_reasons->len) {
+        state = KVM_PREFAULT_STATE_PARTIAL;
+        warn_incomplete();
+    }
+    /* before the guest runs on: it must not take a fault that is not counted */
+    p->have_ready_counts = kvm_prefault_counts(&p->ready_counts);
+    trace_kvm_prefault_pass_end(p->pass, p->duration_us);
+    set_state(state);
+    release_vcpus();
+}
+
+/* Give up what is left to do; the reasons say why */
+static void abandon_pass(void)
+{
+    KVMPrefaultRanges *r = &kvm_prefault.ranges;
+    KVMPrefaultChunk *chunk;
+    int as_id;
+
+    for (as_id = 0; as_id < kvm_prefault.nr_as; as_id++) {
+        while ((chunk = kvm_prefault_ranges_take(r, as_id,
+                                                 KVM_PREFAULT_CHUNK_SIZE))) {
+            kvm_prefault_ranges_put(r, chunk, 0, true);
+        }
+    }
+}
+
+/* Do the next step of the pass, from the main loop or when asked for one */
+static void advance(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (!p->machine_ready || p->state != KVM_PREFAULT_STATE_POPULATING ||
+        p->host_running) {
+        return;
+    }
+    if (p->host_stale) {
+        p->host_stale = false;
+        p->host_running = true;
+        kvm_prefault_host_start();
+        return;
+    }
+    if (!p->tdp_on) {
+        abandon_pass();
+    }
+    if (kvm_prefault_ranges_idle(&p->ranges)) {
+        finish_pass();
+        return;
+    }
+    kvm_prefault_kick_vcpus();
+    timer_mod(p->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                        (p->hold ? HOLD_INTERVAL_MS : TURN_INTERVAL_MS));
+}
+
+static void prefault_tick(void *opaque)
+{
+    KVMPrefault *p = &kvm_prefault;
+    int64_t now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+
+    kvm_prefault_watchdog();
+    if (now - p->last_event_ms >= HOLD_INTERVAL_MS) {
+        kvm_prefault_event();
+    }
+    advance();
+}
+
+static void advance_bh(void *opaque)
+{
+    advance();
+}
+
+void kvm_prefault_work_done(void)
+{
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), advance_bh, NULL);
+}
+
+void kvm_prefault_host_done(Error *err)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    p->host_running = false;
+    if (err) {
+        kvm_prefault_reason(p->pass_reasons, "%s", error_get_pretty(err));
+        error_free(err);
+        /*
+         * Without host pages KVM would map the zero page, and each first
+         * write would fault twice: worse than not populating at all.
+         */
+        if (!p->host_stale) {
+            abandon_pass();
+        }
+    }
+    advance();
+}
+
+/*
+ * Mapping a page of a logged slot for writing marks it dirty, so that there is
+ * nothing to be done until dirty logging ends.
+ */
+static void postpone(void)
+{
+    kvm_prefault_reason(kvm_prefault.pass_reasons,
+                        "postponed until dirty logging (migration) ends");
+    timer_del(kvm_prefault.timer);
+    set_state(kvm_prefault.tdp_on ? KVM_PREFAULT_STATE_PARTIAL
+                                  : KVM_PREFAULT_STATE_OFF);
+    release_vcpus();
+}
+
+void kvm_prefault_request(KVMPrefaultCause cause)
+{
+    KVMPrefault *p = &kvm_prefault;
+    bool before_start = cause == KVM_PREFAULT_CAUSE_START ||
+                        cause == KVM_PREFAULT_CAUSE_RESET ||
+                        cause == KVM_PREFAULT_CAUSE_WAKEUP;
+
+    p->causes[cause]++;
+    if (p->dirty_logging) {
+        postpone();
+        return;
+    }
+    if (p->state != KVM_PREFAULT_STATE_POPULATING) {
+        p->requested_us = g_get_monotonic_time();
+        g_ptr_array_set_size(p->pass_reasons, 0);
+    }
+    p->pass++;
+    trace_kvm_prefault_request(p->pass, cause);
+    if (cause != KVM_PREFAULT_CAUSE_SLOTS) {
+        kvm_prefault_ranges_invalidate(&p->ranges);
+        p->host_stale = true;
+    }
+    p->hold |= p->config.wait && (before_start || !runstate_is_running());
+    set_state(KVM_PREFAULT_STATE_POPULATING);
+    /* from the main loop: the caller may be in the middle of something */
+    kvm_prefault_work_done();
+}
+
+void kvm_prefault_suspend(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (p->dirty_logging) {
+        return;
+    }
+    p->dirty_logging = true;
+    if (p->state == KVM_PREFAULT_STATE_POPULATING) {
+        postpone();
+    }
+}
+
+void kvm_prefault_reset(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+    KVMPrefaultCause cause = KVM_PREFAULT_CAUSE_RESET;
+
+    if (!p->machine_ready) {
+        return;
+    }
+    if (!p->causes[KVM_PREFAULT_CAUSE_START]) {
+        cause = KVM_PREFAULT_CAUSE_START;
+    } else if (runstate_check(RUN_STATE_SUSPENDED)) {
+        cause = KVM_PREFAULT_CAUSE_WAKEUP;
+    }
+    kvm_prefault_request(cause);
+}
+
+/* Asked for and impossible: refuse.  Best effort: say why and go on. */
+static void impossible(bool refuse, Error *err)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (refuse) {
+        error_report_err(err);
+        exit(EXIT_FAILURE);
+    }
+    kvm_prefault_reason(p->host_reasons, "%s", error_get_pretty(err));
+    warn_report_err(err);
+}
+
+/* The host cannot do what was asked for, found out before RAM is touched */
+static void give_up(Error *err)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    impossible(p->config.mode == ON_OFF_AUTO_ON || p->config.pin_set, err);
+    p->tdp_on = false;
+    p->pin = KVM_PIN_RAM_OFF;
+    p->state = KVM_PREFAULT_STATE_FAILED;
+}
+
+static void machine_done(Notifier *notifier, void *data)
+{
+    KVMPrefault *p = &kvm_prefault;
+    Error *err = NULL;
+
+    if (p->tdp_on && ram_block_discard_disable(true) < 0) {
+        error_setg(&err, "'%s=%s' does not go with a device that discards "
+                   "guest RAM (virtio-mem)", PROP_PREFAULT,
+                   OnOffAuto_str(p->config.mode));
+        error_append_hint(&err, "Remove the device, or use %s=off.\n",
+                          PROP_PREFAULT);
+        give_up(err);
+        return;
+    }
+    if (!kvm_prefault_check_memory(&err)) {
+        give_up(err);
+        return;
+    }
+    if (p->pin == KVM_PIN_RAM_MLOCK && !kvm_prefault_check_memlock(&err)) {
+        impossible(p->config.mode == ON_OFF_AUTO_ON || p->config.pin_set,
+                   err);
+        p->pin = KVM_PIN_RAM_OFF;
+    }
+    p->machine_ready = true;
+}
+
+static Notifier machine_done_notifier = { .notify = machine_done };
+
+/* A page that has not arrived cannot be mapped: userfaultfd would block us */
+static int refuse_postcopy(NotifierWithReturn *n, void *data, Error **errp)
+{
+    struct PostcopyNotifyData *pnd = data;
+
+    if (kvm_prefault.tdp_on && pnd->reason == POSTCOPY_NOTIFY_PROBE) {
+        error_setg(errp, "postcopy migration cannot be used with '%s=%s'",
+                   PROP_PREFAULT, OnOffAuto_str(kvm_prefault.config.mode));
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static NotifierWithReturn postcopy_notifier = { .notify = refuse_postcopy };
+
+static unsigned host_cpus_available(void)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return CPU_COUNT(&set);
+    }
+    return g_get_num_processors();
+}
+
+static void init_threads(MachineState *ms)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    p->nr_vcpus = ms->smp.max_cpus;
+    p->vcpus = g_new0(KVMPrefaultVCPU, p->nr_vcpus);
+    if (p->config.threads > ms->smp.max_cpus) {
+        error_report("'%s' is %" PRIu32 ", but must be 0 (automatic) to %u, "
+                     "the number of vCPUs: each thread needs a vCPU of its "
+                     "own", PROP_PREFAULT_THREADS, p->config.threads,
+                     ms->smp.max_cpus);
+        exit(EXIT_FAILURE);
+    }
+    p->threads = kvm_prefault_pick_threads(p->config.threads,
+                                           ms->smp.max_cpus,
+                                           host_cpus_available());
+}
+
+static void init_tdp(MachineState *ms)
+{
+    KVMPrefault *p = &kvm_prefault;
+    Error *err = NULL;
+
+    if (p->config.mode == ON_OFF_AUTO_OFF) {
+        return;
+    }
+    if (ms->cgs) {
+        error_setg(&err, "'%s=%s' is not possible for confidential guests",
+                   PROP_PREFAULT, OnOffAuto_str(p->config.mode));
+    } else if (!p->has_ioctl) {
+        error_setg(&err, "'%s=%s' needs KVM_PRE_FAULT_MEMORY, which this "
+                   "host's KVM does not have", PROP_PREFAULT,
+                   OnOffAuto_str(p->config.mode));
+        error_append_hint(&err, "It takes Linux 6.11 or later with EPT or NPT "
+                          "in use (kvm_intel.ept=1, kvm_amd.npt=1); "
+                          "%s=auto starts without.\n", PROP_PREFAULT);
+    }
+    if (err) {
+        impossible(p->config.mode == ON_OFF_AUTO_ON, err);
+        p->state = KVM_PREFAULT_STATE_FAILED;
+        return;
+    }
+    p->tdp_on = true;
+    postcopy_add_notifier(&postcopy_notifier);
+}
+
+static void init_slot_zap(KVMState *s)
+{
+    KVMPrefault *p = &kvm_prefault;
+    KvmSlotZap asked = p->config.slot_zap;
+    Error *err = NULL;
+    int ret;
+
+    if (!p->config.slot_zap_set) {
+        asked = p->tdp_on ? KVM_SLOT_ZAP_AUTO : KVM_SLOT_ZAP_ALL;
+    }
+    p->slot_zap = KVM_SLOT_ZAP_ALL;
+    if (asked == KVM_SLOT_ZAP_ALL) {
+        return;
+    }
+    ret = p->has_slot_zap ? kvm_arch_prefault_set_slot_zap(s) : -EOPNOTSUPP;
+    if (ret < 0) {
+        error_setg_errno(&err, -ret, "'%s=%s': KVM cannot limit zaps to the "
+                         "deleted memory slot (KVM_X86_QUIRK_SLOT_ZAP_ALL)",
+                         PROP_SLOT_ZAP, KvmSlotZap_str(asked));
+        error_append_hint(&err, "It takes Linux 6.12 or later; use %s=all.\n",
+                          PROP_SLOT_ZAP);
+        impossible(asked == KVM_SLOT_ZAP_SLOT, err);
+        return;
+    }
+    p->slot_zap = KVM_SLOT_ZAP_SLOT;
+}
+
+static void probe_host(KVMState *s)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    p->has_ioctl = kvm_vm_check_extension(s, KVM_CAP_PRE_FAULT_MEMORY) > 0;
+    p->has_slot_zap = kvm_arch_prefault_has_slot_zap(s);
+    p->has_stats = kvm_check_extension(s, KVM_CAP_BINARY_STATS_FD) > 0;
+    p->nr_as = s->nr_as;
+}
+
+void kvm_prefault_init(KVMState *s, MachineState *ms)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    p->host_reasons = g_ptr_array_new_with_free_func(g_free);
+    p->pass_reasons = g_ptr_array_new_with_free_func(g_free);
+    kvm_prefault_ranges_init(&p->ranges);
+    qemu_mutex_init(&p->inflight_lock);
+    qemu_cond_init(&p->inflight_cond);
+    p->timer = timer_new_ms(QEMU_CLOCK_REALTIME, prefault_tick, NULL);
+
+    probe_host(s);
+    init_threads(ms);
+    init_tdp(ms);
+    init_slot_zap(s);
+    p->pin = p->config.pin_set ? p->config.pin :
+             p->tdp_on ? KVM_PIN_RAM_MLOCK : KVM_PIN_RAM_OFF;
+    if (p->tdp_on || p->pin != KVM_PIN_RAM_OFF) {
+        qemu_add_machine_init_done_notifier(&machine_done_notifier);
+    }
+}

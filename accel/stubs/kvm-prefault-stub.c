@@ -1,0 +1,53 @@
+/*
+ * KVM pre-fault: for targets and builds without it
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qapi/qapi-commands-kvm-prefault.h"
+#include "system/kvm_prefault.h"
+
+bool kvm_prefault_stable_slots(void)
+{
+    return false;
+}
+
+void kvm_prefault_class_init(ObjectClass *oc)
+{
+}
+
+void kvm_prefault_init(KVMState *s, MachineState *ms)
+{
+}
+
+void kvm_prefault_add_address_space(AddressSpace *as, int as_id)
+{
+}
+
+void kvm_prefault_reset(void)
+{
+}
+
+bool kvm_prefault_vcpu_ready(CPUState *cpu)
+{
+    return true;
+}
+
+KvmPrefaultInfo *qmp_query_kvm_prefault(Error **errp)
+{
+    KvmPrefaultInfo *info = g_new0(KvmPrefaultInfo, 1);
+
+    info->mode = ON_OFF_AUTO_OFF;
+    info->slot_zap = KVM_SLOT_ZAP_ALL;
+    info->repopulations = g_new0(KvmPrefaultCauses, 1);
+    return info;
+}
+
+void qmp_kvm_prefault(Error **errp)
+{
+    error_setg(errp, "guest RAM is not pre-faulted: this build has no KVM");
+}

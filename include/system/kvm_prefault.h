@@ -1,0 +1,83 @@
+/*
+ * KVM pre-fault: what the rest of QEMU calls
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#ifndef SYSTEM_KVM_PREFAULT_H
+#define SYSTEM_KVM_PREFAULT_H
+
+#include "qom/object.h"
+#include "system/kvm.h"
+
+/**
+ * kvm_prefault_machine_options: move accelerator properties out of -machine
+ * @opts: the -machine options
+ *
+ * libvirt writes its own -accel, so each property of ours is also accepted
+ * as a -machine option and handed on to the kvm accelerator.
+ */
+void kvm_prefault_machine_options(QDict *opts);
+
+/**
+ * kvm_prefault_check_accel: refuse or warn where our properties have no effect
+ *
+ * To be called once the accelerator has been chosen.  Exits if
+ * 'prefault=on' was asked for and another accelerator is in use; warns
+ * about properties on an -accel option that QEMU dropped.
+ */
+void kvm_prefault_check_accel(void);
+
+/**
+ * kvm_prefault_stable_slots: whether RAM must stay in slots of its own
+ *
+ * Returns: true if boards shall lay out RAM so that firmware never deletes
+ * the memory slots at and above 1 MiB.
+ */
+bool kvm_prefault_stable_slots(void);
+
+/**
+ * kvm_prefault_class_init: add the properties to the kvm accelerator
+ * @oc: class of the kvm accelerator
+ */
+void kvm_prefault_class_init(ObjectClass *oc);
+
+/**
+ * kvm_prefault_init: probe the host and check what was asked for
+ * @s: the accelerator; the VM exists, it has neither slots nor vCPUs
+ * @ms: the machine
+ *
+ * Exits with a message if something was asked for that the host cannot do.
+ */
+void kvm_prefault_init(KVMState *s, MachineState *ms);
+
+/**
+ * kvm_prefault_add_address_space: follow the memory slots of @as
+ * @as: an address space that KVM has just been made to follow
+ * @as_id: its number in KVM
+ *
+ * Our listener must stand behind KVM's own, whose commit changes the slots.
+ */
+void kvm_prefault_add_address_space(AddressSpace *as, int as_id);
+
+/**
+ * kvm_prefault_reset: ask for a pass before the guest runs again
+ *
+ * Context: BQL held, vCPUs stopped, their reset state is (being) put to KVM.
+ */
+void kvm_prefault_reset(void);
+
+/**
+ * kvm_prefault_vcpu_ready: do @cpu's share of a pass
+ * @cpu: a vCPU that is about to enter the guest
+ *
+ * Context: the vCPU's own thread, BQL held; it is dropped around ioctls.
+ *
+ * Returns: false if the vCPU must not enter the guest now but look after
+ * its queued work or a request to stop first.
+ */
+bool kvm_prefault_vcpu_ready(CPUState *cpu);
+
+#endif /* SYSTEM_KVM_PREFAULT_H */

@@ -1,0 +1,114 @@
+/*
+ * KVM pre-fault: quirks and address spaces of x86
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include "cpu.h"
+#include "system/hw_accel.h"
+#include "system/kvm_int.h"
+#include "accel/kvm/kvm-prefault.h"
+
+/* KVM's number for what the guest sees in SMM (kvm_arch_vcpu_memslots_id) */
+#define AS_ID_SMM 1
+
+bool kvm_arch_prefault_has_slot_zap(KVMState *s)
+{
+    return kvm_vm_check_extension(s, KVM_CAP_DISABLE_QUIRKS2) &
+           KVM_X86_QUIRK_SLOT_ZAP_ALL;
+}
+
+int kvm_arch_prefault_set_slot_zap(KVMState *s)
+{
+    return kvm_vm_enable_cap(s, KVM_CAP_DISABLE_QUIRKS2, 0,
+                             KVM_X86_QUIRK_SLOT_ZAP_ALL);
+}
+
+/*
+ * KVM leaves a nested guest when SMM is entered or left from userspace
+ * (kvm_vcpu_ioctl_x86_set_vcpu_events), which would lose the guest's state.
+ */
+static bool in_nested_guest(CPUState *cpu)
+{
+    CPUX86State *env = cpu_env(cpu);
+
+    if (!kvm_max_nested_state_length() ||
+        !((env->features[FEAT_1_ECX] & CPUID_EXT_VMX) ||
+          (env->features[FEAT_8000_0001_ECX] & CPUID_EXT3_SVM))) {
+        return false;
+    }
+    cpu_synchronize_state(cpu);
+    return env->hflags & HF_GUEST_MASK;
+}
+
+/*
+ * Everything but SMM is put back as it was read.  NMIs and SIPIs are left
+ * out: one that arrives between reading and writing must not be lost.
+ */
+static int set_smm(CPUState *cpu, const struct kvm_vcpu_events *events,
+                   bool smm)
+{
+    struct kvm_vcpu_events set = *events;
+
+    set.smi.smm = smm;
+    set.flags = KVM_VCPUEVENT_VALID_SMM |
+                (events->flags & KVM_VCPUEVENT_VALID_PAYLOAD);
+    return kvm_vcpu_ioctl(cpu, KVM_SET_VCPU_EVENTS, &set);
+}
+
+int kvm_arch_prefault_enter_as(CPUState *cpu, int as_id,
+                               KVMPrefaultVCPUMode *mode)
+{
+    bool smm = as_id == AS_ID_SMM;
+    int ret;
+
+    mode->changed = false;
+    if (kvm_prefault.nr_as < 2) {
+        return 0;
+    }
+    ret = kvm_vcpu_ioctl(cpu, KVM_GET_VCPU_EVENTS, &mode->events);
+    if (ret < 0) {
+        return ret;
+    }
+    if (mode->events.smi.smm == smm) {
+        return 0;
+    }
+    if (in_nested_guest(cpu)) {
+        return -EBUSY;
+    }
+    ret = set_smm(cpu, &mode->events, smm);
+    mode->changed = ret == 0;
+    return ret;
+}
+
+void kvm_arch_prefault_leave_as(CPUState *cpu,
+                                const KVMPrefaultVCPUMode *mode)
+{
+    if (mode->changed) {
+        int ret = set_smm(cpu, &mode->events, mode->events.smi.smm);
+
+        /* the very state that KVM itself reported: it cannot be refused */
+        assert(ret == 0);
+    }
+}
+
+void kvm_arch_prefault_renew_root(CPUState *cpu)
+{
+    KVMPrefaultVCPUMode mode;
+
+    /*
+     * Entering and leaving SMM resets the MMU context (kvm_smm_changed), so
+     * that the next load of the root finds a valid one.
+     */
+    if (kvm_prefault.nr_as < 2 ||
+        kvm_vcpu_ioctl(cpu, KVM_GET_VCPU_EVENTS, &mode.events) < 0 ||
+        in_nested_guest(cpu)) {
+        return;
+    }
+    mode.changed = set_smm(cpu, &mode.events, !mode.events.smi.smm) == 0;
+    kvm_arch_prefault_leave_as(cpu, &mode);
+}

@@ -1,0 +1,270 @@
+/*
+ * KVM pre-fault: ranges, chunks and thread policy
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "accel/kvm/kvm-prefault-ranges.h"
+
+#define CHUNK KVM_PREFAULT_CHUNK_SIZE
+
+static KVMPrefaultRanges ranges;
+
+static void setup(void)
+{
+    kvm_prefault_ranges_init(&ranges);
+}
+
+static void add(int as_id, uint64_t gpa, uint64_t size, bool ram)
+{
+    kvm_prefault_ranges_add(&ranges, as_id, gpa, size, ram, "test");
+}
+
+static uint64_t populated(void)
+{
+    uint64_t bytes;
+
+    kvm_prefault_ranges_count(&ranges, &bytes);
+    return bytes;
+}
+
+/* Do all work of @as_id in steps of at most @max; returns the steps */
+static unsigned do_all(int as_id, uint64_t max)
+{
+    KVMPrefaultChunk *chunk;
+    unsigned steps = 0;
+
+    while ((chunk = kvm_prefault_ranges_take(&ranges, as_id, max))) {
+        g_assert_cmpint(chunk->as_id, ==, as_id);
+        g_assert_cmpuint(chunk->size, <=, max);
+        /* no chunk crosses a boundary that two threads could meet at */
+        g_assert_cmpuint(chunk->gpa / max, ==,
+                         (chunk->gpa + chunk->size - 1) / max);
+        kvm_prefault_ranges_put(&ranges, chunk, chunk->size, false);
+        steps++;
+    }
+    return steps;
+}
+
+static void remove_all(void)
+{
+    KVMPrefaultRange *range, *tmp;
+
+    QTAILQ_FOREACH_SAFE(range, &ranges.ranges, next, tmp) {
+        g_assert_true(kvm_prefault_ranges_del(&ranges, range->as_id,
+                                              range->gpa, range->size));
+    }
+    g_assert_true(kvm_prefault_ranges_idle(&ranges));
+    g_assert_cmpuint(ranges.todo_bytes, ==, 0);
+}
+
+static void test_chunks_are_aligned(void)
+{
+    setup();
+    /* RAM from 1 MiB: the first chunk is short, so that the rest align */
+    add(0, 1 * MiB, 2 * CHUNK, true);
+    g_assert_cmpuint(ranges.todo_bytes, ==, 2 * CHUNK);
+    g_assert_cmpuint(do_all(0, CHUNK), ==, 3);
+    g_assert_cmpuint(populated(), ==, 2 * CHUNK);
+    g_assert_true(kvm_prefault_ranges_idle(&ranges));
+    remove_all();
+}
+
+static void test_last_partial_chunk(void)
+{
+    setup();
+    add(0, 4 * GiB, CHUNK + 4096, true);
+    g_assert_cmpuint(do_all(0, CHUNK), ==, 2);
+    g_assert_cmpuint(populated(), ==, CHUNK + 4096);
+    remove_all();
+}
+
+static void test_small_steps(void)
+{
+    setup();
+    add(0, 0, CHUNK, true);
+    g_assert_cmpuint(do_all(0, CHUNK / 4), ==, 4);
+    g_assert_cmpuint(populated(), ==, CHUNK);
+    remove_all();
+}
+
+static void test_address_spaces(void)
+{
+    setup();
+    add(0, 0, CHUNK, true);
+    add(1, 0, 2 * CHUNK, true);
+    g_assert_cmpuint(do_all(0, CHUNK), ==, 1);
+    g_assert_false(kvm_prefault_ranges_idle(&ranges));
+    g_assert_cmpuint(do_all(1, CHUNK), ==, 2);
+    g_assert_true(kvm_prefault_ranges_idle(&ranges));
+    g_assert_null(kvm_prefault_ranges_take(&ranges, 2, CHUNK));
+    remove_all();
+}
+
+static void test_interrupted_chunk(void)
+{
+    KVMPrefaultChunk *chunk;
+
+    setup();
+    add(0, 0, CHUNK, true);
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    g_assert_false(kvm_prefault_ranges_idle(&ranges));
+    kvm_prefault_ranges_put(&ranges, chunk, 3 * 4096, false);
+    g_assert_cmpuint(populated(), ==, 3 * 4096);
+
+    /* the rest comes next */
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    g_assert_cmpuint(chunk->gpa, ==, 3 * 4096);
+    g_assert_cmpuint(chunk->size, ==, CHUNK - 3 * 4096);
+    kvm_prefault_ranges_put(&ranges, chunk, chunk->size, false);
+    g_assert_cmpuint(populated(), ==, CHUNK);
+    remove_all();
+}
+
+static void test_failed_chunk_is_dropped(void)
+{
+    KVMPrefaultChunk *chunk;
+
+    setup();
+    add(0, 0, CHUNK, true);
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    kvm_prefault_ranges_put(&ranges, chunk, 4096, true);
+    g_assert_true(kvm_prefault_ranges_idle(&ranges));
+    g_assert_cmpuint(populated(), ==, 4096);
+    remove_all();
+}
+
+static void test_delete_takes_work_along(void)
+{
+    KVMPrefaultChunk *chunk;
+
+    setup();
+    add(0, 0, 2 * CHUNK, true);
+    add(0, 4 * GiB, CHUNK, true);
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    g_assert_false(kvm_prefault_ranges_del(&ranges, 0, 0, CHUNK));
+    g_assert_true(kvm_prefault_ranges_del(&ranges, 0, 0, 2 * CHUNK));
+    g_assert_cmpuint(ranges.todo_bytes, ==, CHUNK);
+
+    /* the taken chunk's range is gone; giving it back must not revive it */
+    kvm_prefault_ranges_put(&ranges, chunk, 4096, false);
+    g_assert_cmpuint(ranges.todo_bytes, ==, CHUNK);
+    g_assert_cmpuint(do_all(0, CHUNK), ==, 1);
+    remove_all();
+}
+
+static void test_invalidate_restarts(void)
+{
+    KVMPrefaultChunk *chunk;
+
+    setup();
+    add(0, 0, 2 * CHUNK, true);
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    kvm_prefault_ranges_put(&ranges, chunk, CHUNK, false);
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    kvm_prefault_ranges_invalidate(&ranges);
+    g_assert_cmpuint(populated(), ==, 0);
+    g_assert_cmpuint(ranges.todo_bytes, ==, 2 * CHUNK);
+
+    /* what was mapped before the invalidation does not count */
+    kvm_prefault_ranges_put(&ranges, chunk, CHUNK, false);
+    g_assert_cmpuint(populated(), ==, 0);
+    g_assert_cmpuint(do_all(0, CHUNK), ==, 2);
+    g_assert_cmpuint(populated(), ==, 2 * CHUNK);
+    remove_all();
+}
+
+static void test_totals_count_ram_only(void)
+{
+    uint64_t bytes;
+
+    setup();
+    add(0, 0, CHUNK, true);
+    add(0, 0xfffc0000, 0x40000, false);
+    g_assert_cmpuint(kvm_prefault_ranges_count(&ranges, &bytes), ==, CHUNK);
+    g_assert_cmpuint(bytes, ==, 0);
+    do_all(0, CHUNK);
+    g_assert_cmpuint(kvm_prefault_ranges_count(&ranges, &bytes), ==, CHUNK);
+    g_assert_cmpuint(bytes, ==, CHUNK);
+    remove_all();
+}
+
+static void test_threads(void)
+{
+    /* automatic: one per vCPU, at most the host CPUs */
+    g_assert_cmpuint(kvm_prefault_pick_threads(0, 4, 8), ==, 4);
+    g_assert_cmpuint(kvm_prefault_pick_threads(0, 16, 8), ==, 8);
+    g_assert_cmpuint(kvm_prefault_pick_threads(0, 4, 0), ==, 1);
+    /* asked for: even more than host CPUs, but not more than vCPUs */
+    g_assert_cmpuint(kvm_prefault_pick_threads(8, 16, 2), ==, 8);
+    g_assert_cmpuint(kvm_prefault_pick_threads(8, 4, 16), ==, 4);
+    g_assert_cmpuint(kvm_prefault_pick_threads(1, 4, 16), ==, 1);
+}
+
+/* Random traffic keeps the books: todo + taken + populated == total */
+static void test_random(void)
+{
+    KVMPrefaultChunk *held[8] = { NULL };
+    unsigned i, n = ARRAY_SIZE(held);
+
+    setup();
+    add(0, 1 * MiB, 300 * MiB, true);
+    add(0, 4 * GiB, 200 * MiB, true);
+    for (i = 0; i < 10000; i++) {
+        KVMPrefaultChunk **slot = &held[g_random_int_range(0, n)];
+
+        if (!*slot) {
+            *slot = kvm_prefault_ranges_take(&ranges, 0,
+                                             (64 * KiB) <<
+                                             g_random_int_range(0, 10));
+        } else {
+            uint64_t done = (*slot)->size *
+                            g_random_int_range(0, 5) / 4 / 4096 * 4096;
+
+            kvm_prefault_ranges_put(&ranges, *slot,
+                                    MIN(done, (*slot)->size), false);
+            *slot = NULL;
+        }
+        if (g_random_int_range(0, 500) == 0) {
+            kvm_prefault_ranges_invalidate(&ranges);
+        }
+        g_assert_cmpuint(ranges.todo_bytes + populated(), <=, 500 * MiB);
+    }
+    for (i = 0; i < n; i++) {
+        if (held[i]) {
+            kvm_prefault_ranges_put(&ranges, held[i], 0, false);
+        }
+    }
+    g_assert_cmpuint(ranges.todo_bytes + populated(), ==, 500 * MiB);
+    do_all(0, CHUNK);
+    g_assert_cmpuint(populated(), ==, 500 * MiB);
+    remove_all();
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/kvm-prefault/chunks-are-aligned",
+                    test_chunks_are_aligned);
+    g_test_add_func("/kvm-prefault/last-partial-chunk",
+                    test_last_partial_chunk);
+    g_test_add_func("/kvm-prefault/small-steps", test_small_steps);
+    g_test_add_func("/kvm-prefault/address-spaces", test_address_spaces);
+    g_test_add_func("/kvm-prefault/interrupted-chunk",
+                    test_interrupted_chunk);
+    g_test_add_func("/kvm-prefault/failed-chunk-is-dropped",
+                    test_failed_chunk_is_dropped);
+    g_test_add_func("/kvm-prefault/delete-takes-work-along",
+                    test_delete_takes_work_along);
+    g_test_add_func("/kvm-prefault/invalidate-restarts",
+                    test_invalidate_restarts);
+    g_test_add_func("/kvm-prefault/totals-count-ram-only",
+                    test_totals_count_ram_only);
+    g_test_add_func("/kvm-prefault/threads", test_threads);
+    g_test_add_func("/kvm-prefault/random", test_random);
+    return g_test_run();
+}

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The monitor while population runs, and what is refused at start-up."""
+
+from labtest import LabTest
+
+
+class Control(LabTest):
+    """
+    :avocado: enable
+    """
+
+    group = "control"
+
+    def test_progress(self):
+        """QMP answers while the guest waits; progress rises; the guest is silent."""
+        row = self.row("progress")
+        samples = row["samples"]
+        self.assertTrue(row["booted"])
+        self.assertEqual(samples[-1]["state"], "ready", samples[-1])
+        self.assertTrue(row["silent_until_ready"])
+        self.assertLess(row["slowest_answer_ms"], 2000)
+        waiting = [s["populated"] + s["host"] for s in samples
+                   if s["state"] == "populating"]
+        self.assertGreaterEqual(len(set(waiting)), 3, f"no progress seen: {samples}")
+        self.assertEqual(waiting, sorted(waiting))
+        self.check_zero(row)
+
+    def test_events(self):
+        """KVM_PREFAULT_STATUS ends with ready and everything populated."""
+        last = self.row("progress")["status_events"][-1]
+        self.assertEqual(last["state"], "ready")
+        self.assertEqual(last["populated-bytes"], last["total-bytes"])
+
+    def test_quit(self):
+        """quit ends QEMU while the guest waits."""
+        self.check_end("quit-early")
+
+    def test_sigterm(self):
+        """SIGTERM ends QEMU while the guest waits."""
+        self.check_end("sigterm-early")
+
+    def check_end(self, name: str) -> None:
+        row = self.row(name)
+        self.assertEqual(row["state_before"], "populating",
+                         "population was over too early for this test")
+        self.assertEqual(row["exit_status"], 0)
+        self.assertLess(row["end_seconds"], 20)
+
+    def test_nowait(self):
+        """prefault-wait=off reaches ready; no faults after that."""
+        row = self.row("nowait")
+        steps = {step["event"]: step["ram_faults"] for step in row["events"]}
+        self.check_ready(row["ready"])
+        self.assertFalse(row["ready"]["wait"])
+        self.assertEqual(steps["after ready"], 0, row.get("fault_samples"))
+
+    def test_monitor(self):
+        """The command populates again with an event; HMP says the same."""
+        row = self.check_boot("monitor")
+        self.assertEqual(row["answer"], {"return": {}})
+        self.assertEqual(row["query"]["repopulations"]["command"],
+                         row["before"]["repopulations"]["command"] + 1)
+        self.assertIn("ready", [event["state"] for event in row["status_events"]])
+        self.assertIn("ready", row["hmp"])
+        self.assertIn("256 MiB", row["hmp"])
+
+
+class Refusals(LabTest):
+    """
+    :avocado: enable
+    """
+
+    group = "refusals"
+
+    def test_memlock(self):
+        """prefault=on with a small RLIMIT_MEMLOCK: needed, allowed, remedy."""
+        row = self.check_refused("memlock-too-small", "'pin-ram", "67108864", "ulimit -l")
+        self.assertRegex(row["message"], r"26\d{7}|27\d{7}")
+
+    def test_pin_ram(self):
+        """pin-ram=mlock alone with a small RLIMIT_MEMLOCK."""
+        self.check_refused("pin-ram-too-small", "'pin-ram=mlock'", "67108864", "ulimit -l")
+
+    def test_memory(self):
+        """Less free host memory than the guest has."""
+        self.check_refused("memory-too-small", "'prefault=on'", "MiB")
+
+    def test_huge_pages(self):
+        """Fewer free huge pages than the guest needs."""
+        self.check_refused("huge-pages-too-few", "'prefault=on'", "2048 KiB", "128 MiB")
+
+    def test_threads(self):
+        """More threads than vCPUs."""
+        self.check_refused("threads-too-many", "'prefault-threads'", "3", "0", "2")
+
+    def test_virtio_mem(self):
+        """A device that discards guest RAM."""
+        self.check_refused("virtio-mem", "'prefault=on'", "virtio-mem")
+
+
+class NoTdp(LabTest):
+    """
+    :avocado: enable
+    """
+
+    group = "no-tdp"
+
+    def test_on(self):
+        """prefault=on without second-level tables names what is missing."""
+        self.check_refused("no-tdp-on", "'prefault=on'", "KVM_PRE_FAULT_MEMORY", "npt=1")
+
+    def test_auto(self):
+        """prefault=auto starts there; the query says why nothing is populated."""
+        row = self.row("no-tdp-auto")
+        self.assertTrue(row["booted"])
+        self.assertEqual(row["query"]["state"], "failed")
+        self.assertFalse(row["query"]["host"]["pre-fault-memory"])
+        self.assertIn("KVM_PRE_FAULT_MEMORY", " ".join(row["query"]["reasons"]))

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""All memory backends; NUMA policies; the fault counter."""
+
+from labtest import LabTest
+
+
+class Backends(LabTest):
+    """
+    :avocado: enable
+    """
+
+    group = "backends"
+
+    def check_backend(self, backend: str) -> None:
+        for share in ("False", "True"):
+            row = self.check_boot(f"backend-{backend}-share-{share}")
+            info = row["query"]
+            self.assertEqual(info["pinned-bytes"], row["mem_mib"] << 20)
+            self.assertEqual(info["pin-ram"], "mlock")
+
+    def test_ram(self):
+        """Anonymous memory, private and shared."""
+        self.check_backend("ram")
+
+    def test_memfd(self):
+        """memfd, private and shared."""
+        self.check_backend("memfd")
+
+    def test_file(self):
+        """A file, private and shared."""
+        self.check_backend("file")
+
+    def test_hugetlb(self):
+        """Huge pages of hugetlbfs, private and shared: mapped as 2 MiB."""
+        self.check_backend("hugetlb")
+        for share in ("False", "True"):
+            info = self.row(f"backend-hugetlb-share-{share}")["query"]
+            self.assertGreaterEqual(info["mapped"]["page-2m"], 250 << 20)
+
+    def test_prealloc(self):
+        """Together with the backend's own prealloc=on."""
+        self.check_boot("backend-prealloc")
+
+
+class Numa(LabTest):
+    """
+    :avocado: enable
+    """
+
+    group = "numa"
+
+    def test_policy(self):
+        """Two backends bound to two nodes: each page is where it was asked for."""
+        row = self.row("numa")
+        self.check_zero(row)
+        for node in ("0", "1"):
+            placed = row["placement"][f"bind:{node}"]
+            self.assertGreaterEqual(placed.get(node, 0), 128, row["placement"])
+            self.assertEqual(placed.get(str(1 - int(node)), 0), 0, row["placement"])
+
+    def test_fault_counter(self):
+        """Faults made on purpose: the query counts what the tracepoint counts."""
+        row = self.row("fault-counter")
+        self.assertEqual(row["before"], [0, 0])
+        self.assertGreater(row["traced"], 1000, "moving pages should cause faults")
+        self.assertEqual(row["queried"], row["traced"])

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Count second-level page faults on guest RAM with kvm:kvm_page_fault.
+
+Two trace instances hold the same event under different filters, so that the
+kernel itself sorts the addresses and only per-CPU counters have to be read.
+The event is enabled once, before any guest runs: that patches kernel text,
+which multi-threaded emulation of a running host does not always survive.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+TRACEFS = Path("/sys/kernel/tracing")
+EVENT = "events/kvm/kvm_page_fault"
+FOUR_GIB = 1 << 32
+ONE_MIB = 1 << 20
+BUFFER_KIB = 4096
+
+
+def ram_ranges(machine: str, mem_mib: int) -> list[tuple[int, int]]:
+    """Guest-physical ranges of RAM as QEMU's pc and q35 lay them out."""
+    size = mem_mib << 20
+    if machine == "q35":
+        below = size if size < 0xb0000000 else 0x80000000
+    else:
+        below = size if size < 0xe0000000 else 0xc0000000
+    ranges = [(0, below)]
+    if size > below:
+        ranges.append((FOUR_GIB, FOUR_GIB + size - below))
+    return ranges
+
+
+def range_filter(ranges: list[tuple[int, int]]) -> str:
+    """A trace filter that passes exactly the addresses in ranges."""
+    terms = []
+    for start, end in ranges:
+        low = f"fault_address >= {start:#x} && " if start else ""
+        terms.append(f"({low}fault_address < {end:#x})")
+    return " || ".join(terms)
+
+
+def above_1m(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [(max(start, ONE_MIB), end) for start, end in ranges]
+
+
+class Instance:
+    """One trace instance with the page fault event."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.path = TRACEFS / "instances" / f"qemu_prefault_{name}"
+        self.path.mkdir(exist_ok=True)
+        self._write("tracing_on", "1")
+        self._write("buffer_size_kb", str(BUFFER_KIB))
+
+    def enable(self, pid: int | None) -> None:
+        if pid is not None:
+            self._write("options/event-fork", "1")
+            self._write("set_event_pid", str(pid))
+        self._write(f"{EVENT}/enable", "1")
+
+    def remove(self) -> None:
+        self._write(f"{EVENT}/enable", "0")
+        self.path.rmdir()
+
+    def watch(self, ranges: list[tuple[int, int]]) -> None:
+        self._write(f"{EVENT}/filter", range_filter(ranges))
+        self._write("trace", "")
+
+    def count(self) -> int:
+        """Events since watch(), those that the buffer lost included."""
+        total = 0
+        for stats in self.path.glob("per_cpu/cpu*/stats"):
+            fields = dict(re.findall(r"^(.+?): (\d+)", stats.read_text(), re.M))
+            total += sum(int(fields[name]) for name in
+                         ("entries", "overrun", "commit overrun", "dropped events"))
+        return total
+
+    def samples(self, limit: int) -> list[str]:
+        """The commonest faults: "gpa error-code x times (first rip)"."""
+        seen: Counter[tuple[str, str]] = Counter()
+        first_rip: dict[tuple[str, str], str] = {}
+        pattern = re.compile(r"rip 0x(\w+) address 0x(\w+) error_code 0x(\w+)")
+        with open(self.path / "trace", encoding="ascii", errors="replace") as trace:
+            for line in trace:
+                if match := pattern.search(line):
+                    rip, address, code = match.groups()
+                    key = (f"{int(address, 16) & ~0xfff:#x}", code)
+                    seen[key] += 1
+                    first_rip.setdefault(key, rip)
+        return [f"gpa {gpa} error {code} x {count} (first rip {first_rip[gpa, code]})"
+                for (gpa, code), count in seen.most_common(limit)]
+
+    def _write(self, name: str, value: str) -> None:
+        (self.path / name).write_text(value, encoding="ascii")
+
+
+class RamFaults:
+    """Both counters; None of them works without access to tracefs."""
+
+    def __init__(self, follow_pid: int | None = None):
+        self._ram = Instance("ram")
+        self._high = Instance("above_1m")
+        self.watch("pc", 256)
+        for instance in (self._ram, self._high):
+            instance.enable(follow_pid)
+
+    def watch(self, machine: str, mem_mib: int) -> None:
+        """Set to zero and count on that guest's RAM from now on."""
+        ranges = ram_ranges(machine, mem_mib)
+        self._ram.watch(ranges)
+        self._high.watch(above_1m(ranges))
+
+    def counts(self) -> dict[str, int]:
+        return {"ram_faults": self._ram.count(),
+                "ram_faults_above_1m": self._high.count()}
+
+    def samples(self, limit: int = 24) -> list[str]:
+        return self._ram.samples(limit)
+
+    def close(self) -> None:
+        self._ram.remove()
+        self._high.remove()
+
+
+class NoFaults:
+    """Stands in for RamFaults where tracefs cannot be used."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+
+    def watch(self, machine: str, mem_mib: int) -> None:
+        """Nothing to set to zero."""
+
+    def counts(self) -> dict[str, None]:
+        return {"ram_faults": None, "ram_faults_above_1m": None}
+
+    def samples(self, limit: int = 24) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        """Nothing to remove."""

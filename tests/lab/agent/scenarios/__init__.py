@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Scenarios: functions that run guests and return facts, never verdicts.
+
+A scenario takes a Context and returns a dict that goes into the run's result
+row.  Whether the facts are right is for the caller (table, test) to say.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from typing import Any, Callable
+
+from ..ftrace import NoFaults, RamFaults
+from ..guest import Guest
+from ..spec import Paths, Spec
+
+
+@dataclass
+class Context:
+    """What a scenario may use."""
+
+    spec: Spec
+    paths: Paths
+    faults: RamFaults | NoFaults
+    guests: list[Guest] = field(default_factory=list)
+
+    def guest(self, name: str = "guest", extra: list[str] | None = None) -> Guest:
+        """A guest that is remembered, so that a failure shows its logs."""
+        guest = Guest(self.spec, self.paths, name, extra)
+        self.guests.append(guest)
+        return guest
+
+
+Scenario = Callable[[Context], dict[str, Any]]
+_scenarios: dict[str, Scenario] = {}
+
+
+def scenario(function: Scenario) -> Scenario:
+    """Register a function under its own name."""
+    _scenarios[function.__name__] = function
+    return function
+
+
+def find(name: str) -> Scenario:
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    if name not in _scenarios:
+        raise ValueError(f"no scenario '{name}'; there are {sorted(_scenarios)}")
+    return _scenarios[name]
+
+
+class Steps:
+    """RAM faults per step: each mark() counts since the one before."""
+
+    def __init__(self, context: Context):
+        self._faults = context.faults
+        self._last = 0
+        self.rows: list[dict[str, Any]] = []
+
+    def mark(self, event: str, **more: Any) -> None:
+        now = self._faults.counts()["ram_faults"]
+        delta = None if now is None else now - self._last
+        self._last = now or 0
+        self.rows.append({"event": event, "ram_faults": delta, **more})
+
+
+def populate_ms(info: dict[str, Any] | None) -> float | None:
+    if not info or info["state"] == "off":
+        return None
+    return info["duration-us"] / 1000
+
+
+def prefault_facts(info: dict[str, Any] | None) -> dict[str, Any]:
+    return {"query": info, "populate_ms": populate_ms(info),
+            "faults_since_ready": (info or {}).get("faults-since-ready")}

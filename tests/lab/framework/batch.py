@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Share emulated hosts among runs: a boot costs seconds, so it is not wasted."""
+
+from typing import Any
+
+from . import host
+from .config import Config
+from .emulator import Machine
+
+RUNS_PER_HOST = 8
+HOST_MEM_MIB = 2048
+LARGE_HOST_MEM_MIB = 4096
+# Only the framework reads these fields, they are not sent to the agent.
+FRAMEWORK_FIELDS = ("groups", "host_append", "kvm_parameters")
+
+Run = dict[str, Any]
+
+
+def plain(run: Run) -> Run:
+    return {key: value for key, value in run.items() if key not in FRAMEWORK_FIELDS}
+
+
+def machine_for(runs: list[Run]) -> Machine:
+    """Two emulated CPUs only for SMP guests: one is faster where it suffices."""
+    large = max(run.get("mem_mib", 256) for run in runs) > 512
+    return Machine(cpus=2 if max(run.get("smp", 1) for run in runs) > 1 else 1,
+                   mem_mib=LARGE_HOST_MEM_MIB if large else HOST_MEM_MIB,
+                   append=runs[0].get("host_append", ""))
+
+
+def _kind(run: Run) -> tuple[Any, ...]:
+    """Runs that differ in this cannot share a host."""
+    machine = machine_for([run])
+    return (machine.cpus, machine.mem_mib, machine.append,
+            tuple(sorted(run.get("kvm_parameters", {}).items())))
+
+
+def batches(runs: list[Run]) -> list[list[Run]]:
+    """Group in order; a host that dies takes at most RUNS_PER_HOST with it."""
+    groups: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_kind(run), []).append(run)
+    return [group[at:at + RUNS_PER_HOST] for group in groups.values()
+            for at in range(0, len(group), RUNS_PER_HOST)]
+
+
+def run(config: Config, runs: list[Run], listener: host.Listener) -> list[host.Outcome]:
+    """Run everything; one outcome per host that was booted."""
+    outcomes = []
+    for group in batches(runs):
+        outcomes.append(host.run_job(
+            config, [plain(one) for one in group], machine_for(group),
+            group[0].get("kvm_parameters"), listener))
+    return outcomes

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Build the emulated host's initramfs and, inside it, the guest's."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any, Iterable
+
+from . import modules, packages
+from .config import LAB, SYSTEM_PYTHON, Config, LabError
+from .cpio import Cpio
+
+KVM_MODULES = ["kvm_amd", "kvm_intel", "msr"]
+ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot.bin", "linuxboot_dma.bin",
+        "multiboot.bin", "multiboot_dma.bin", "pvh.bin", "vgabios-stdvga.bin"]
+OVMF = Path("/usr/share/OVMF")
+BUSYBOX = Path("/bin/busybox")
+APPLETS = ["sh", "mount", "mkdir", "poweroff", "dmesg", "insmod", "cat", "ls"]
+
+HOST_INIT = """#!/bin/sh
+# Set the emulated host up, run the agent, switch off.  SPDX: GPL-2.0-or-later
+export PATH=/usr/bin:/bin HOME=/lab
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tracefs tracefs /sys/kernel/tracing
+mkdir -p /dev/shm /dev/hugepages /tmp /run
+mount -t tmpfs -o size=90% tmpfs /dev/shm
+mount -t hugetlbfs -o pagesize=2M hugetlbfs /dev/hugepages
+cd /lab
+if [ -e /lab/shell ]; then
+    busybox --install -s /bin
+    echo "The fork is /lab/qemu; modules are in /lab/modules; 'poweroff -f' ends."
+    setsid cttyhack sh
+else
+    python3 -E -s -S -B -m agent.main /lab/job.json /dev/ttyS1 ||
+        echo "@@LAB {\\"type\\": \\"error\\", \\"error\\": \\"the agent ended with status $?\\"}" >/dev/ttyS1
+fi
+poweroff -f
+"""
+
+
+def libraries(binaries: Iterable[Path]) -> set[Path]:
+    """Shared libraries and loader of some executables, as ldd sees them."""
+    found: set[Path] = set()
+    for binary in binaries:
+        text = subprocess.run(["ldd", str(binary)], capture_output=True, text=True,
+                              timeout=60, check=False).stdout
+        for line in text.splitlines():
+            if "not found" in line:
+                raise LabError(f"{binary} needs a library that is missing:{line}")
+            words = line.replace("=>", " ").split()
+            paths = [Path(word) for word in words if word.startswith("/")]
+            found.update(paths[-1:])
+    return found
+
+
+def build_guest_init(config: Config) -> Path:
+    """Compile guest/init.c statically; make's rule: only when it is newer."""
+    source, target = LAB / "guest" / "init.c", config.work / "guest-init"
+    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+        subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-static", "-s",
+                        "-o", str(target), str(source)], check=True, timeout=120)
+    return target
+
+
+def build_guest(config: Config) -> Path:
+    """The guest's whole user space: /init and a console."""
+    archive = io.BytesIO()
+    cpio = Cpio(archive)
+    cpio.character("/dev/console", 5, 1)
+    cpio.character("/dev/port", 1, 4)
+    for name in ("/proc", "/sys"):
+        cpio.directory(name)
+    cpio.file("/init", build_guest_init(config))
+    cpio.close()
+    target = config.work / "guest.cpio"
+    if not target.exists() or target.read_bytes() != archive.getvalue():
+        target.write_bytes(archive.getvalue())
+    return target
+
+
+def firmware(config: Config) -> dict[str, Path]:
+    """ROM files by name, from the first directory that has each."""
+    found = {}
+    directories = packages.rom_directories(config)
+    for name in ROMS:
+        for directory in directories:
+            if (directory / name).is_file():
+                found[name] = directory / name
+                break
+        else:
+            raise LabError(f"no {name} in {', '.join(map(str, directories))}: "
+                           "install the package seabios")
+    return found
+
+
+def ovmf() -> dict[str, Path]:
+    files = {name: OVMF / f"{name}_4M.fd" for name in ("OVMF_CODE", "OVMF_VARS")}
+    for path in files.values():
+        if not path.is_file():
+            raise LabError(f"{path} does not exist: apt-get install ovmf")
+    return files
+
+
+def stripped(config: Config, binary: Path) -> Path:
+    """A copy without debug information: the image is loaded at every boot."""
+    target = config.work / "stripped" / binary.name
+    if not target.exists() or target.stat().st_mtime < binary.stat().st_mtime:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["strip", "-o", str(target), str(binary)], check=True, timeout=120)
+    return target
+
+
+class HostImage:
+    """The emulated host's initramfs; rebuilt only when an input changed."""
+
+    def __init__(self, config: Config):
+        self._config = config
+        self.kernel = packages.kernel(config)
+        self.path = config.work / "host.cpio"
+        self._files: dict[str, Path] = {}
+
+    def build(self) -> Path:
+        self._config.work.mkdir(parents=True, exist_ok=True)
+        self._collect()
+        key = self._key()
+        stamp = self.path.with_suffix(".key")
+        if not self.path.exists() or not stamp.exists() or stamp.read_text() != key:
+            self._config.say("  building the emulated host's initramfs ...")
+            self._write()
+            stamp.write_text(key)
+        return self.path
+
+    def _collect(self) -> None:
+        config = self._config
+        binaries = [config.qemu]
+        self._files = {"/lab/qemu": stripped(config, config.qemu)}
+        if config.qemu_img.exists():
+            self._files["/lab/qemu-img"] = stripped(config, config.qemu_img)
+            binaries.append(config.qemu_img)
+        for name, path in (firmware(config) | ovmf()).items():
+            self._files[f"/lab/firmware/{name}"] = path
+        self._files["/lab/kernel"] = self.kernel.image
+        self._files["/lab/guest.cpio"] = build_guest(config)
+        self._files["/usr/bin/busybox"] = BUSYBOX
+
+    def _key(self) -> str:
+        """Names, sizes and times of the inputs, and the agent's text."""
+        seen = hashlib.sha256(HOST_INIT.encode())
+        inputs = list(self._files.values()) + sorted((LAB / "agent").rglob("*.py"))
+        inputs += sorted((LAB / "framework").glob("*.py"))
+        for path in inputs:
+            info = path.stat()
+            seen.update(f"{path} {info.st_size} {info.st_mtime_ns}\n".encode())
+        return seen.hexdigest()
+
+    def _write(self) -> None:
+        part = self.path.with_suffix(".part")
+        with open(part, "wb") as out, tempfile.TemporaryDirectory() as scratch:
+            cpio = Cpio(out)
+            self._add_skeleton(cpio)
+            self._add_python(cpio, Path(scratch))
+            self._add_modules(cpio)
+            for name, path in self._files.items():
+                cpio.file(name, path)
+            cpio.close()
+        part.rename(self.path)
+
+    @staticmethod
+    def _add_skeleton(cpio: Cpio) -> None:
+        for name in ("bin", "lib", "lib64", "sbin"):
+            cpio.directory(f"/usr/{name}")
+            cpio.symlink(f"/{name}", f"usr/{name}")
+        for name in ("/proc", "/sys", "/dev", "/tmp", "/run"):
+            cpio.directory(name)
+        cpio.character("/dev/console", 5, 1)
+        for name in APPLETS:
+            cpio.symlink(f"/usr/bin/{name}", "busybox")
+        cpio.data("/init", HOST_INIT.encode(), 0o755)
+
+    def _add_python(self, cpio: Cpio, scratch: Path) -> None:
+        script = LAB / "framework" / "pycollect.py"
+        result = subprocess.run(
+            [str(SYSTEM_PYTHON), "-I", "-B", str(script), str(LAB), str(scratch)],
+            capture_output=True, text=True, timeout=120, check=False)
+        if result.returncode:
+            raise LabError(f"cannot collect Python's modules:\n{result.stderr[-2000:]}")
+        found: dict[str, Any] = json.loads(result.stdout)
+        for name, source in found["files"].items():
+            cpio.file(name, Path(source))
+        binaries = [Path(name) for name in found["binaries"]]
+        cpio.symlink("/usr/bin/python3", binaries[0].name)
+        needed = libraries([*binaries, self._config.qemu,
+                            *(p for p in [self._config.qemu_img] if p.exists())])
+        for path in [*binaries, *sorted(needed)]:
+            place = Path(os.path.realpath(path.parent)) / path.name
+            cpio.file(str(place), path)
+
+    def _add_modules(self, cpio: Cpio) -> None:
+        order = modules.in_load_order(self.kernel, KVM_MODULES)
+        for name, elf in order.items():
+            cpio.data(f"/lab/modules/{name}.ko", elf)
+        chosen = [name for name in order if name != "kvm_intel"]
+        cpio.data("/lab/modules/order", "\n".join(chosen).encode())
+
+
+def with_extra(base: Path, target: Path, extra: dict[str, bytes]) -> Path:
+    """A copy of an archive with a second one behind it: the kernel reads both."""
+    shutil.copyfile(base, target)
+    with open(target, "ab") as out:
+        cpio = Cpio(out)
+        for name, content in extra.items():
+            cpio.data(name, content)
+        cpio.close()
+    return target

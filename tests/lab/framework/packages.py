@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The lab's Debian packages: stock kernel and the ROMs that QEMU's -kernel needs."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from .config import SOURCE, Config, LabError
+
+APT_SUITE = SOURCE / "scripts" / "apt-suite"
+KERNEL_VERSION = SOURCE / "upstream" / "linux-6.12.version"
+
+
+def _run(argv: list[str], env: dict[str, str] | None = None) -> str:
+    result = subprocess.run(argv, env=env, capture_output=True, text=True,
+                            timeout=1800, check=False)
+    if result.returncode:
+        raise LabError(f"'{' '.join(argv)}' failed:\n"
+                       f"{(result.stdout + result.stderr)[-2000:]}")
+    return result.stdout
+
+
+def pinned() -> dict[str, str]:
+    """The "KEY VALUE" lines of the version file."""
+    pairs = [line.split(maxsplit=1) for line in
+             KERNEL_VERSION.read_text(encoding="utf-8").splitlines()
+             if line.strip() and not line.startswith("#")]
+    return {key: value.strip() for key, value in pairs}
+
+
+def _debs(config: Config) -> Path:
+    return config.cache / "lab"
+
+
+def download(config: Config, package: str, version: str = "") -> Path:
+    """The .deb of a package in the lab's suite; kept in the cache."""
+    if found := _newest(_debs(config), package):
+        return found
+    config.say(f"  downloading {package} ...")
+    wanted = f"{package}={version}" if version else package
+    _run([str(APT_SUITE), "-C", str(_debs(config)), pinned()["suite"], "download", wanted],
+         env={**os.environ, "BUILD_DIR": str(config.build)})
+    if found := _newest(_debs(config), package):
+        return found
+    raise LabError(f"{APT_SUITE.name} left no {package}_*.deb in {_debs(config)}")
+
+
+def _newest(directory: Path, name: str) -> Path | None:
+    found = sorted(directory.glob(f"{name}_*.deb"), key=lambda p: p.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def unpack(config: Config, deb: Path) -> Path:
+    """Unpack once; a stamp says that it was completed."""
+    target = config.work / "packages" / deb.name.removesuffix(".deb")
+    stamp = target / ".unpacked"
+    if not stamp.exists():
+        config.say(f"  unpacking {deb.name} ...")
+        target.mkdir(parents=True, exist_ok=True)
+        _run(["dpkg-deb", "-x", str(deb), str(target)])
+        stamp.touch()
+    return target
+
+
+def _image_now(config: Config, pin: dict[str, str]) -> str:
+    """The image package that the suite's meta package depends on today."""
+    depends = _run(["dpkg-deb", "-f", str(download(config, pin["package"])), "Depends"])
+    match = re.match(r"(linux-image-\S+) \(= ([^)]+)\)", depends)
+    if not match or not match.group(2).startswith(pin["series"]):
+        raise LabError(f"{pin['package']} depends on {depends.strip()!r}, expected a kernel "
+                       f"{pin['series']}*: change {KERNEL_VERSION.name}")
+    return match.group(1)
+
+
+def kernel_deb(config: Config) -> Path:
+    """The pinned kernel, or with a notice the newer one that replaced it."""
+    pin = pinned()
+    try:
+        return download(config, pin["image"], pin["version"])
+    except LabError as error:
+        image = _image_now(config, pin)
+        if image == pin["image"]:
+            raise error
+        config.say(f"notice: {pin['image']} is gone from the archive, using {image}")
+        return download(config, image)
+
+
+class Kernel:
+    """An unpacked Debian kernel: image and modules."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.image = next((root / "boot").glob("vmlinuz-*"))
+        self.release = self.image.name.removeprefix("vmlinuz-")
+        self._modules = {path.name.split(".ko")[0].replace("-", "_"): path
+                         for path in root.glob("usr/lib/modules/*/kernel/**/*.ko*")}
+        if not self._modules:
+            self._modules = {path.name.split(".ko")[0].replace("-", "_"): path
+                             for path in root.glob("lib/modules/*/kernel/**/*.ko*")}
+
+    def module(self, name: str) -> Path:
+        if name not in self._modules:
+            raise LabError(f"kernel {self.release} has no module '{name}'")
+        return self._modules[name]
+
+
+def kernel(config: Config) -> Kernel:
+    return Kernel(unpack(config, kernel_deb(config)))
+
+
+def rom_directories(config: Config) -> list[Path]:
+    """Where firmware lies, best first; qemu-system-data need not be installed."""
+    data = unpack(config, download(config, "qemu-system-data"))
+    return [Path("/usr/share/seabios"), data / "usr/share/qemu", Path("/usr/share/qemu")]

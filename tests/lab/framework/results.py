@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Result files and the table that people read."""
+
+import json
+from pathlib import Path
+from typing import Any, Callable
+
+Row = dict[str, Any]
+
+TABLE: list[tuple[str, Callable[[Row], Any]]] = [
+    ("machine", lambda r: f"{r['machine']}, {r['firmware']}"),
+    ("vCPUs, memory", lambda r: f"{r['smp']}, {r['mem_mib']} MiB"),
+    ("host pages", lambda r: "2 MiB" if r["host_page_kib"] == 2048 else "4 KiB"),
+    ("booted", lambda r: "yes" if r["booted"] else "NO"),
+    ("RAM faults", lambda r: r.get("ram_faults")),
+    ("  above 1 MiB", lambda r: r.get("ram_faults_above_1m")),
+    ("populate, ms", lambda r: r.get("populate_ms")),
+    ("first touch, ms", lambda r: r.get("first_touch_ms")),
+    ("second touch, ms", lambda r: r.get("second_touch_ms")),
+]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
+
+
+def _align(lines: list[list[str]]) -> str:
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join([line[0].ljust(widths[0]),
+                                *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))])
+                     .rstrip() for line in lines)
+
+
+def side_by_side(rows: list[Row]) -> str:
+    """One column per run, one line per measured thing."""
+    lines = [["", *(row["config"] for row in rows)]]
+    lines += [[title, *(_text(value(row)) for row in rows)] for title, value in TABLE]
+    return _align(lines)
+
+
+def one_per_line(rows: list[Row]) -> str:
+    """One line per run, for the matrix."""
+    lines = [["run", "RAM faults", "above 1 MiB", "populate", "first", "second ms", "result"]]
+    for row in rows:
+        lines.append([row["name"], *(_text(row.get(name)) for name in (
+            "ram_faults", "ram_faults_above_1m", "populate_ms", "first_touch_ms",
+            "second_touch_ms")), verdict(row)])
+    return _align(lines)
+
+
+def verdict(row: Row) -> str:
+    """A word for the last column; a prefault run that faults has failed."""
+    if "error" in row:
+        return f"ERROR {row['error']}"[:100]
+    if not row["booted"]:
+        return "NOT BOOTED"
+    if row["config"] == "prefault" and row["ram_faults"]:
+        return "FAULTS"
+    return "ok"
+
+
+def write(path: Path, host: Row, runs: list[Row]) -> None:
+    """{"host": ..., "runs": [...]}, complete or not there at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"host": host, "runs": runs}, indent=2) + "\n")
+    part.rename(path)
+
+
+def merge(path: Path, host: Row, rows: list[Row], key: tuple[str, ...]) -> None:
+    """Add rows to a result file that several tests write; new ones win."""
+    old = json.loads(path.read_text())["runs"] if path.exists() else []
+    named = {tuple(row[k] for k in key): row for row in [*old, *rows]}
+    write(path, host, list(named.values()))

@@ -29,7 +29,7 @@ boot: setup
 	@$(lab) boot $(if $(LAB),--lab $(LAB))
 
 bench-boot: setup
-	@$(lab) matrix
+	@$(lab) matrix $(if $(LAB),--lab $(LAB))
 
 bench: bench-boot
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The monitor while population runs, and what is refused at start-up."""
 
-from labtest import LabTest
+from labtest import LabTest, Row
 
 
 class Control(LabTest):
@@ -54,6 +54,11 @@ class Control(LabTest):
         self.assertFalse(row["ready"]["wait"])
         self.assertEqual(steps["after ready"], 0, row.get("fault_samples"))
 
+    def test_auto(self):
+        """prefault=auto does all of it where the host can."""
+        row = self.check_boot("auto")
+        self.assertEqual(row["query"]["mode"], "auto")
+
     def test_monitor(self):
         """The command populates again with an event; HMP says the same."""
         row = self.check_boot("monitor")
@@ -62,7 +67,7 @@ class Control(LabTest):
                          row["before"]["repopulations"]["command"] + 1)
         self.assertIn("ready", [event["state"] for event in row["status_events"]])
         self.assertIn("ready", row["hmp"])
-        self.assertIn("256 MiB", row["hmp"])
+        self.assertIn("256.00 MiB", row["hmp"])
 
 
 class Refusals(LabTest):
@@ -83,11 +88,33 @@ class Refusals(LabTest):
 
     def test_memory(self):
         """Less free host memory than the guest has."""
-        self.check_refused("memory-too-small", "'prefault=on'", "MiB")
+        self.check_refused("memory-too-small", "'prefault", "512 MiB", "Free memory")
 
     def test_huge_pages(self):
         """Fewer free huge pages than the guest needs."""
-        self.check_refused("huge-pages-too-few", "'prefault=on'", "2048 KiB", "128 MiB")
+        self.check_refused("huge-pages-too-few", "'prefault", "2048 KiB", "128 MiB",
+                           "nr_hugepages")
+
+    def test_huge_pages_not_reserved(self):
+        """With the backend's reserve=on, its own check comes first."""
+        self.check_refused("huge-pages-not-reserved", "Cannot allocate memory")
+
+    def test_auto_memlock(self):
+        """prefault=auto: populated but not locked, and the query says why."""
+        info = self.check_auto("auto-memlock", "67108864")["query"]
+        self.assertEqual(info["pinned-bytes"], 0)
+        self.assertEqual(info["pin-ram"], "off")
+
+    def test_auto_virtio_mem(self):
+        """prefault=auto with virtio-mem: the guest boots, the query names it."""
+        info = self.check_auto("auto-virtio-mem", "virtio-mem")["query"]
+        self.assertNotEqual(info["state"], "ready")
+
+    def check_auto(self, name: str, word: str) -> Row:
+        row = self.row(name)
+        self.assertTrue(row["booted"])
+        self.assertIn(word, " ".join(row["query"]["reasons"]))
+        return row
 
     def test_threads(self):
         """More threads than vCPUs."""
@@ -112,7 +139,8 @@ class NoTdp(LabTest):
     def test_auto(self):
         """prefault=auto starts there; the query says why nothing is populated."""
         row = self.row("no-tdp-auto")
-        self.assertTrue(row["booted"])
+        self.assertEqual(row["exit_status"], 0)
+        self.assertIn("warning", row["message"])
         self.assertEqual(row["query"]["state"], "failed")
         self.assertFalse(row["query"]["host"]["pre-fault-memory"])
         self.assertIn("KVM_PRE_FAULT_MEMORY", " ".join(row["query"]["reasons"]))

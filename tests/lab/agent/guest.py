@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """One guest under the fork: start it, talk to it, end it, keep its logs."""
 
+import os
+import resource
 import shutil
 import subprocess
 import time
@@ -10,6 +12,9 @@ from typing import Any, Callable
 from .console import Console, Line
 from .qmp import Qmp, QmpError
 from .spec import Paths, Spec, command_line
+
+
+NOBODY = 65534
 
 
 class GuestError(Exception):
@@ -59,13 +64,12 @@ class Guest:
             raise GuestError("QEMU has not been started")
         return self._process
 
-    def start(self, console: bool = True,
-              preexec: Callable[[], None] | None = None) -> "Guest":
+    def start(self, console: bool = True) -> "Guest":
         """Run QEMU and connect to console and QMP, both or neither."""
         with open(self.work / "stderr", "wb") as stderr:
             self._process = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
-                preexec_fn=preexec)
+                preexec_fn=self._user())
         if console:
             self.console = self._connect("console", lambda path: Console(
                 path, self.work / "console.log"))
@@ -139,6 +143,22 @@ class Guest:
             "console": self.console.tail() if hasattr(self, "console") else [],
             "qmp_log": qmp_log.read_text(encoding="utf-8").splitlines()[-40:],
         }
+
+    def _user(self) -> Callable[[], None] | None:
+        """With a memlock limit QEMU runs as nobody: root is not limited."""
+        if self.spec.memlock_kib is None:
+            return None
+        limit = self.spec.memlock_kib * 1024
+        os.chmod("/dev/kvm", 0o666)
+        for path in (self.work.parent, self.work):
+            os.chmod(path, 0o777)
+
+        def become_nobody() -> None:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        return become_nobody
 
     def _connect(self, name: str, make: Callable[[str], Any]) -> Any:
         path = self.work / name

@@ -28,6 +28,7 @@ class Agent:
         self._out = out
         self._paths = Paths(**job["paths"])
         self._emulated = job["emulated"]
+        Path(self._paths.work).mkdir(parents=True, exist_ok=True)
         self._faults: RamFaults | NoFaults = NoFaults("not set up")
         self._failed = False
 

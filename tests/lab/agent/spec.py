@@ -26,6 +26,8 @@ class Spec:
     share: bool = False
     nodes: int = 0
     prealloc: bool = False
+    reserve: bool = True
+    memlock_kib: int | None = None
     touch_mib: int = 0
     append: str = ""
     accel: dict[str, str] = field(default_factory=dict)
@@ -107,6 +109,8 @@ def backend_object(spec: Spec, name: str, mib: int, work: Path) -> str:
         options["mem-path"] = str(work / f"{name}.ram")
     if spec.backend == "hugetlb":
         options |= {"hugetlb": "on", "hugetlbsize": "2M"}
+    if not spec.reserve:
+        options["reserve"] = "off"
     if spec.prealloc or spec.config == "prealloc":
         options["prealloc"] = "on"
     return _join(kinds[spec.backend], options)

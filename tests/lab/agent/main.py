@@ -31,6 +31,7 @@ class Agent:
         Path(self._paths.work).mkdir(parents=True, exist_ok=True)
         self._faults: RamFaults | NoFaults = NoFaults("not set up")
         self._failed = False
+        self._used = False
 
     def run(self) -> bool:
         """True when every run gave a result without an error."""
@@ -95,6 +96,9 @@ class Agent:
     def _prepare(self, spec: Spec) -> None:
         kvmhost.set_page_size(spec.host_page_kib)
         self._reserve_huge_pages(spec)
+        if self._emulated and self._used and spec.scenario == "boot" and spec.backend == "ram":
+            kvmhost.scrub(spec.mem_mib * 5 // 4)
+        self._used = True
         self._faults.watch(spec.machine, spec.mem_mib)
 
     def _reserve_huge_pages(self, spec: Spec) -> None:

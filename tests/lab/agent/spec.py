@@ -147,7 +147,7 @@ def command_line(spec: Spec, paths: Paths, work: Path) -> list[str]:
     """The fork's argv; sockets and RAM files lie in work."""
     return [
         paths.qemu, "-L", paths.firmware, "-nodefaults", "-vga", "none",
-        "-display", "none", "-no-user-config", "-no-reboot", "-cpu", "host",
+        "-display", "none", "-no-user-config", "-no-reboot",
         *machine_args(spec), *accel_args(spec), *memory_args(spec, work),
         *firmware_args(spec, paths, work),
         "-kernel", paths.kernel, "-initrd", paths.initrd,

@@ -119,11 +119,13 @@ class LabTest(Test):
         outcomes = batch.run(self.setup, runs, self._log_message)
         self.log.info("group %s took %.0f s", self.group, time.monotonic() - start)
         rows: dict[str, Row] = {}
-        for outcome in outcomes:
-            for run in runs:
-                row = outcome.row(run["name"])
-                if run["name"] not in rows or "error" in rows[run["name"]]:
-                    rows[run["name"]] = {**row, "artefacts": str(outcome.artefacts)}
+        for run in runs:
+            # the outcome that has the run; if none has, any says what is missing
+            outcome = next((o for o in outcomes
+                            if any(row["name"] == run["name"] for row in o.rows)),
+                           outcomes[-1])
+            rows[run["name"]] = {**outcome.row(run["name"]),
+                                 "artefacts": str(outcome.artefacts)}
         self.keep_results(outcomes, rows)
         return rows
 

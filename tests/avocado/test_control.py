@@ -88,11 +88,11 @@ class Refusals(LabTest):
 
     def test_memory(self):
         """Less free host memory than the guest has."""
-        self.check_refused("memory-too-small", "'prefault", "512 MiB", "Free memory")
+        self.check_refused("memory-too-small", "'prefault=on'", "512 MiB", "Free memory")
 
     def test_huge_pages(self):
         """Fewer free huge pages than the guest needs."""
-        self.check_refused("huge-pages-too-few", "'prefault", "2048 KiB", "128 MiB",
+        self.check_refused("huge-pages-too-few", "'prefault=on'", "2048 KiB", "128 MiB",
                            "nr_hugepages")
 
     def test_huge_pages_not_reserved(self):

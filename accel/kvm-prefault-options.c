@@ -19,6 +19,7 @@
 
 static const char *const prefault_options[] = {
     "prefault", "prefault-threads", "prefault-wait", "pin-ram", "slot-zap",
+    "always-writable",
 };
 
 /* Value of 'prefault' on -machine, which only the kvm accelerator looks at */

@@ -42,7 +42,8 @@ typedef struct HostBlock {
 
 typedef struct HostPass {
     GArray *blocks;
-    KvmPinRam pin;
+    bool populate;
+    bool lock;
     Error *err;
 } HostPass;
 
@@ -64,6 +65,7 @@ void kvm_prefault_host_track(MemoryRegion *mr, bool visible)
     count = GPOINTER_TO_UINT(g_hash_table_lookup(backends, mr));
     if (!count) {
         kvm_prefault.host_stale = true;
+        kvm_prefault.lock_stale = kvm_prefault.pin != KVM_PIN_RAM_OFF;
     }
     count += visible ? 1 : -1;
     if (count) {
@@ -178,11 +180,9 @@ static bool lock_step(const HostBlock *block, char *addr, uint64_t size,
     return true;
 }
 
-static bool populate_step(const HostPass *pass, const HostBlock *block,
-                          char *addr, uint64_t size, Error **errp)
+static bool populate_step(const HostBlock *block, char *addr, uint64_t size,
+                          Error **errp)
 {
-    /* a page merged by KSM is read-only and would have to be broken out */
-    qemu_madvise(addr, size, QEMU_MADV_UNMERGEABLE);
     if (!qemu_prealloc_mem(block->fd, addr, size, block->threads,
                            block->backend->prealloc_context, false, errp)) {
         error_prepend(errp, "populating memory backend '%s': ",
@@ -190,10 +190,19 @@ static bool populate_step(const HostPass *pass, const HostBlock *block,
         return false;
     }
     qatomic_set(&host_populated, host_populated + size);
-    return pass->pin == KVM_PIN_RAM_OFF || lock_step(block, addr, size, errp);
+    return true;
 }
 
-static bool populate_block(const HostPass *pass, const HostBlock *block,
+static bool host_step(const HostPass *pass, const HostBlock *block,
+                      char *addr, uint64_t size, Error **errp)
+{
+    /* a page merged by KSM is read-only and would have to be broken out */
+    qemu_madvise(addr, size, QEMU_MADV_UNMERGEABLE);
+    return (!pass->populate || populate_step(block, addr, size, errp)) &&
+           (!pass->lock || lock_step(block, addr, size, errp));
+}
+
+static bool host_block_pass(const HostPass *pass, const HostBlock *block,
                            Error **errp)
 {
     uint64_t step = QEMU_ALIGN_UP(STEP_BYTES_PER_THREAD * block->threads,
@@ -204,7 +213,7 @@ static bool populate_block(const HostPass *pass, const HostBlock *block,
          done += step) {
         uint64_t size = MIN(step, block->size - done);
 
-        if (!populate_step(pass, block, block->host + done, size, errp)) {
+        if (!host_step(pass, block, block->host + done, size, errp)) {
             return false;
         }
     }
@@ -239,7 +248,7 @@ static void *host_thread_fn(void *opaque)
     for (i = 0; i < pass->blocks->len && !pass->err; i++) {
         HostBlock *block = &g_array_index(pass->blocks, HostBlock, i);
 
-        populate_block(pass, block, &pass->err);
+        host_block_pass(pass, block, &pass->err);
         trace_kvm_prefault_host(memory_region_name(&block->backend->mr),
                                 block->size, pass->err ? -1 : 0);
     }
@@ -259,7 +268,20 @@ static void host_cancel(Notifier *notifier, void *data)
 
 static Notifier shutdown_notifier = { .notify = host_cancel };
 
-void kvm_prefault_host_start(void)
+bool kvm_prefault_host_placed(void)
+{
+    g_autoptr(GArray) blocks = host_blocks();
+    unsigned i;
+
+    for (i = 0; i < blocks->len; i++) {
+        if (g_array_index(blocks, HostBlock, i).backend->prealloc_context) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void kvm_prefault_host_start(bool populate, bool lock)
 {
     HostPass *pass = g_new0(HostPass, 1);
     unsigned i;
@@ -268,12 +290,17 @@ void kvm_prefault_host_start(void)
         qemu_register_shutdown_notifier(&shutdown_notifier);
     }
     pass->blocks = host_blocks();
-    pass->pin = kvm_prefault.pin;
+    pass->populate = populate;
+    pass->lock = lock;
     for (i = 0; i < pass->blocks->len; i++) {
         object_ref(OBJECT(g_array_index(pass->blocks, HostBlock, i).backend));
     }
-    qatomic_set(&host_populated, 0);
-    qatomic_set(&host_pinned, 0);
+    if (populate) {
+        qatomic_set(&host_populated, 0);
+    }
+    if (lock) {
+        qatomic_set(&host_pinned, 0);
+    }
     qemu_thread_create(&host_thread, "kvm-prefault", host_thread_fn, pass,
                        QEMU_THREAD_JOINABLE);
     host_thread_exists = true;

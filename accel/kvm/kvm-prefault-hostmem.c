@@ -96,10 +96,12 @@ bool kvm_prefault_memory_available(uint64_t page_size, uint64_t need,
     if (!memory_free(page_size, &bytes) || need <= bytes) {
         return true;
     }
-    error_setg(errp, "'%s': guest RAM needs %" PRIu64 " MiB more of host "
+    error_setg(errp, "'%s=%s': guest RAM needs %" PRIu64 " MiB more of host "
                "memory in pages of %" PRIu64 " KiB, but only %" PRIu64
                " MiB are free",
                kvm_prefault.tdp_on ? PROP_PREFAULT : PROP_PIN_RAM,
+               kvm_prefault.tdp_on ? OnOffAuto_str(kvm_prefault.config.mode)
+                                   : KvmPinRam_str(kvm_prefault.pin),
                need / MiB, page_size / KiB, bytes / MiB);
     error_append_hint(errp, huge ?
                       "Raise nr_hugepages for this page size, or give the "

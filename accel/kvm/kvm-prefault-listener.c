@@ -39,8 +39,8 @@ typedef struct PrefaultListener {
 /* What the transaction in progress has done, over all address spaces */
 static bool slots_added, slots_deleted;
 
-/* The RAM of a memory backend (default RAM, -object memory-backend-*) */
-static bool is_guest_ram(MemoryRegion *mr)
+/* Default RAM is a backend as well (create_default_memdev) */
+bool kvm_prefault_is_ram(MemoryRegion *mr)
 {
     return memory_region_is_ram(mr) && !mr->readonly &&
            !memory_region_is_ram_device(mr) && mr->owner &&
@@ -63,7 +63,7 @@ static bool wanted(MemoryRegionSection *section)
     return is_slot(section->mr) &&
            QEMU_IS_ALIGNED(section->offset_within_address_space | size,
                            qemu_real_host_page_size()) &&
-           (is_guest_ram(section->mr) || size <= DEVICE_RAM_BYTES_MAX);
+           (kvm_prefault_is_ram(section->mr) || size <= DEVICE_RAM_BYTES_MAX);
 }
 
 /*
@@ -90,7 +90,7 @@ static void prefault_region_add(MemoryListener *listener,
                                 MemoryRegionSection *section)
 {
     PrefaultListener *l = container_of(listener, PrefaultListener, listener);
-    bool ram = is_guest_ram(section->mr);
+    bool ram = kvm_prefault_is_ram(section->mr);
 
     if (!wanted(section) || (!ram && !kvm_prefault.tdp_on)) {
         return;
@@ -116,7 +116,7 @@ static void prefault_region_del(MemoryListener *listener,
                                          section->offset_within_address_space,
                                          int128_get64(section->size));
 
-    if (known && is_guest_ram(section->mr)) {
+    if (known && kvm_prefault_is_ram(section->mr)) {
         kvm_prefault_host_track(section->mr, false);
     }
     /* flash that has just left ROM mode does not look like a slot any more */
@@ -146,6 +146,10 @@ static void prefault_commit(MemoryListener *listener)
     slots_added = slots_deleted = false;
     if (!p->causes[KVM_PREFAULT_CAUSE_START]) {
         /* the board is being built; the first pass takes it all */
+        return;
+    }
+    if (!p->tdp_on && !p->host_stale) {
+        /* pin-ram alone, and no backend that is new */
         return;
     }
     if (zapped_all) {

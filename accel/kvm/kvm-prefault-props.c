@@ -109,6 +109,22 @@ static void set_slot_zap(Object *obj, const char *value, Error **errp)
     }
 }
 
+static char *get_always_writable(Object *obj, Error **errp)
+{
+    return g_strdup(OnOffAuto_str(kvm_prefault.config.always_writable));
+}
+
+static void set_always_writable(Object *obj, const char *value, Error **errp)
+{
+    int mode = set_choice(obj, PROP_ALWAYS_WRITABLE, value, &OnOffAuto_lookup,
+                          errp);
+
+    if (mode >= 0) {
+        kvm_prefault.config.always_writable = mode;
+        kvm_prefault.config.always_writable_set = true;
+    }
+}
+
 static void get_threads(Object *obj, Visitor *v, const char *name,
                         void *opaque, Error **errp)
 {
@@ -150,6 +166,7 @@ void kvm_prefault_class_init(ObjectClass *oc)
         .wait = true,
         .pin = KVM_PIN_RAM_OFF,
         .slot_zap = KVM_SLOT_ZAP_ALL,
+        .always_writable = ON_OFF_AUTO_OFF,
     };
 
     add_choice(oc, PROP_PREFAULT, get_prefault, set_prefault,
@@ -164,6 +181,10 @@ void kvm_prefault_class_init(ObjectClass *oc)
     add_choice(oc, PROP_SLOT_ZAP, get_slot_zap, set_slot_zap,
                "What deleting a memory slot unmaps: all, slot, auto "
                "(default: all; auto with prefault)");
+    add_choice(oc, PROP_ALWAYS_WRITABLE, get_always_writable,
+               set_always_writable,
+               "Have read faults map RAM writable: off, auto, on "
+               "(default: off; auto with prefault)");
 
     object_class_property_add(oc, PROP_PREFAULT_THREADS, "uint32",
                               get_threads, set_threads, NULL, NULL);

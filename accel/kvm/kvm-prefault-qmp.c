@@ -67,6 +67,7 @@ static KvmPrefaultHost *query_host(void)
 
     host->pre_fault_memory = p->has_ioctl;
     host->slot_zap = p->has_slot_zap;
+    host->always_writable = p->has_always_writable;
     host->address_spaces = p->nr_as;
     host->statistics = p->has_stats;
     host->has_memlock_limit = kvm_prefault_memlock_limit(&host->memlock_limit);
@@ -139,6 +140,7 @@ static void query_kvm(KvmPrefaultInfo *info)
     info->threads = p->tdp_on ? p->threads : 0;
     info->pin_ram = p->pin;
     info->slot_zap = p->slot_zap;
+    info->always_writable = p->always_writable;
     info->total_bytes = kvm_prefault_ranges_count(&p->ranges,
                                                   &info->populated_bytes);
     kvm_prefault_host_progress(&info->host_bytes, &info->pinned_bytes);
@@ -239,9 +241,12 @@ static void hmp_info_kvm_prefault(Monitor *mon, const QDict *qdict)
                    OnOffAuto_str(info->mode));
     monitor_printf(mon, "%-18s%s, %" PRId64 " threads\n", "method:",
                    KvmPrefaultMethod_str(info->method), info->threads);
-    monitor_printf(mon, "%-18spin-ram=%s slot-zap=%s prefault-wait=%s\n",
-                   "settings:", KvmPinRam_str(info->pin_ram),
-                   KvmSlotZap_str(info->slot_zap), info->wait ? "on" : "off");
+    monitor_printf(mon, "%-18spin-ram=%s slot-zap=%s always-writable=%s "
+                   "prefault-wait=%s\n", "settings:",
+                   KvmPinRam_str(info->pin_ram),
+                   KvmSlotZap_str(info->slot_zap),
+                   info->always_writable ? "on" : "off",
+                   info->wait ? "on" : "off");
     print_size(mon, "total:", info->total_bytes);
     print_size(mon, "populated:", info->populated_bytes);
     print_size(mon, "host pages:", info->host_bytes);

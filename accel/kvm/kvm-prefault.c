@@ -14,19 +14,13 @@
 
 #include "qemu/osdep.h"
 #include <linux/kvm.h>
-#include <sched.h>
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/timer.h"
 #include "qapi/error.h"
-#include "exec/memory.h"
-#include "hw/boards.h"
 #include "hw/core/cpu.h"
-#include "migration/postcopy-ram.h"
 #include "system/cpus.h"
-#include "system/kvm_int.h"
 #include "system/runstate.h"
-#include "system/system.h"
 #include "kvm-prefault.h"
 #include "trace.h"
 
@@ -42,11 +36,6 @@ KVMPrefaultVCPU *kvm_prefault_vcpu(CPUState *cpu)
 {
     assert(cpu->cpu_index < kvm_prefault.nr_vcpus);
     return &kvm_prefault.vcpus[cpu->cpu_index];
-}
-
-bool kvm_prefault_stable_slots(void)
-{
-    return kvm_prefault.tdp_on;
 }
 
 void kvm_prefault_reason(GPtrArray *reasons, const char *fmt, ...)
@@ -156,19 +145,42 @@ static void abandon_pass(void)
     }
 }
 
+/*
+ * With KVM_MEM_ALWAYS_WRITABLE the pass over the second-level tables allocates
+ * host pages itself, for writing and under the NUMA policy of the mapping.
+ */
+static bool is_one_pass(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return p->tdp_on && p->always_writable && !kvm_prefault_host_placed();
+}
+
+/* Returns false if there is nothing to be done to host pages now */
+static bool start_host_step(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+    bool idle = kvm_prefault_ranges_idle(&p->ranges);
+    bool populate = p->host_stale && !is_one_pass();
+    bool lock = p->lock_stale && (populate || idle || !p->tdp_on);
+
+    p->host_stale = false;
+    if (!populate && !lock) {
+        return false;
+    }
+    p->lock_stale &= !lock;
+    p->host_running = true;
+    kvm_prefault_host_start(populate, lock);
+    return true;
+}
+
 /* Do the next step of the pass, from the main loop or when asked for one */
 static void advance(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
     if (!p->machine_ready || p->state != KVM_PREFAULT_STATE_POPULATING ||
-        p->host_running) {
-        return;
-    }
-    if (p->host_stale) {
-        p->host_stale = false;
-        p->host_running = true;
-        kvm_prefault_host_start();
+        p->host_running || start_host_step()) {
         return;
     }
     if (!p->tdp_on) {
@@ -193,6 +205,18 @@ static void prefault_tick(void *opaque)
         kvm_prefault_event();
     }
     advance();
+}
+
+void kvm_prefault_core_init(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    p->host_reasons = g_ptr_array_new_with_free_func(g_free);
+    p->pass_reasons = g_ptr_array_new_with_free_func(g_free);
+    kvm_prefault_ranges_init(&p->ranges);
+    qemu_mutex_init(&p->inflight_lock);
+    qemu_cond_init(&p->inflight_cond);
+    p->timer = timer_new_ms(QEMU_CLOCK_REALTIME, prefault_tick, NULL);
 }
 
 static void advance_bh(void *opaque)
@@ -259,6 +283,7 @@ void kvm_prefault_request(KVMPrefaultCause cause)
     if (cause != KVM_PREFAULT_CAUSE_SLOTS) {
         kvm_prefault_ranges_invalidate(&p->ranges);
         p->host_stale = true;
+        p->lock_stale = p->pin != KVM_PIN_RAM_OFF;
     }
     p->hold |= p->config.wait && (before_start || !runstate_is_running());
     set_state(KVM_PREFAULT_STATE_POPULATING);
@@ -293,186 +318,4 @@ void kvm_prefault_reset(void)
         cause = KVM_PREFAULT_CAUSE_WAKEUP;
     }
     kvm_prefault_request(cause);
-}
-
-/* Asked for and impossible: refuse.  Best effort: say why and go on. */
-static void impossible(bool refuse, Error *err)
-{
-    KVMPrefault *p = &kvm_prefault;
-
-    if (refuse) {
-        error_report_err(err);
-        exit(EXIT_FAILURE);
-    }
-    kvm_prefault_reason(p->host_reasons, "%s", error_get_pretty(err));
-    warn_report_err(err);
-}
-
-/* The host cannot do what was asked for, found out before RAM is touched */
-static void give_up(Error *err)
-{
-    KVMPrefault *p = &kvm_prefault;
-
-    impossible(p->config.mode == ON_OFF_AUTO_ON || p->config.pin_set, err);
-    p->tdp_on = false;
-    p->pin = KVM_PIN_RAM_OFF;
-    p->state = KVM_PREFAULT_STATE_FAILED;
-}
-
-static void machine_done(Notifier *notifier, void *data)
-{
-    KVMPrefault *p = &kvm_prefault;
-    Error *err = NULL;
-
-    if (p->tdp_on && ram_block_discard_disable(true) < 0) {
-        error_setg(&err, "'%s=%s' does not go with a device that discards "
-                   "guest RAM (virtio-mem)", PROP_PREFAULT,
-                   OnOffAuto_str(p->config.mode));
-        error_append_hint(&err, "Remove the device, or use %s=off.\n",
-                          PROP_PREFAULT);
-        give_up(err);
-        return;
-    }
-    if (!kvm_prefault_check_memory(&err)) {
-        give_up(err);
-        return;
-    }
-    if (p->pin == KVM_PIN_RAM_MLOCK && !kvm_prefault_check_memlock(&err)) {
-        impossible(p->config.mode == ON_OFF_AUTO_ON || p->config.pin_set,
-                   err);
-        p->pin = KVM_PIN_RAM_OFF;
-    }
-    p->machine_ready = true;
-}
-
-static Notifier machine_done_notifier = { .notify = machine_done };
-
-/* A page that has not arrived cannot be mapped: userfaultfd would block us */
-static int refuse_postcopy(NotifierWithReturn *n, void *data, Error **errp)
-{
-    struct PostcopyNotifyData *pnd = data;
-
-    if (kvm_prefault.tdp_on && pnd->reason == POSTCOPY_NOTIFY_PROBE) {
-        error_setg(errp, "postcopy migration cannot be used with '%s=%s'",
-                   PROP_PREFAULT, OnOffAuto_str(kvm_prefault.config.mode));
-        return -EINVAL;
-    }
-    return 0;
-}
-
-static NotifierWithReturn postcopy_notifier = { .notify = refuse_postcopy };
-
-static unsigned host_cpus_available(void)
-{
-    cpu_set_t set;
-
-    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
-        return CPU_COUNT(&set);
-    }
-    return g_get_num_processors();
-}
-
-static void init_threads(MachineState *ms)
-{
-    KVMPrefault *p = &kvm_prefault;
-
-    p->nr_vcpus = ms->smp.max_cpus;
-    p->vcpus = g_new0(KVMPrefaultVCPU, p->nr_vcpus);
-    if (p->config.threads > ms->smp.max_cpus) {
-        error_report("'%s' is %" PRIu32 ", but must be 0 (automatic) to %u, "
-                     "the number of vCPUs: each thread needs a vCPU of its "
-                     "own", PROP_PREFAULT_THREADS, p->config.threads,
-                     ms->smp.max_cpus);
-        exit(EXIT_FAILURE);
-    }
-    p->threads = kvm_prefault_pick_threads(p->config.threads,
-                                           ms->smp.max_cpus,
-                                           host_cpus_available());
-}
-
-static void init_tdp(MachineState *ms)
-{
-    KVMPrefault *p = &kvm_prefault;
-    Error *err = NULL;
-
-    if (p->config.mode == ON_OFF_AUTO_OFF) {
-        return;
-    }
-    if (ms->cgs) {
-        error_setg(&err, "'%s=%s' is not possible for confidential guests",
-                   PROP_PREFAULT, OnOffAuto_str(p->config.mode));
-    } else if (!p->has_ioctl) {
-        error_setg(&err, "'%s=%s' needs KVM_PRE_FAULT_MEMORY, which this "
-                   "host's KVM does not have", PROP_PREFAULT,
-                   OnOffAuto_str(p->config.mode));
-        error_append_hint(&err, "It takes Linux 6.11 or later with EPT or NPT "
-                          "in use (kvm_intel.ept=1, kvm_amd.npt=1); "
-                          "%s=auto starts without.\n", PROP_PREFAULT);
-    }
-    if (err) {
-        impossible(p->config.mode == ON_OFF_AUTO_ON, err);
-        p->state = KVM_PREFAULT_STATE_FAILED;
-        return;
-    }
-    p->tdp_on = true;
-    postcopy_add_notifier(&postcopy_notifier);
-}
-
-static void init_slot_zap(KVMState *s)
-{
-    KVMPrefault *p = &kvm_prefault;
-    KvmSlotZap asked = p->config.slot_zap;
-    Error *err = NULL;
-    int ret;
-
-    if (!p->config.slot_zap_set) {
-        asked = p->tdp_on ? KVM_SLOT_ZAP_AUTO : KVM_SLOT_ZAP_ALL;
-    }
-    p->slot_zap = KVM_SLOT_ZAP_ALL;
-    if (asked == KVM_SLOT_ZAP_ALL) {
-        return;
-    }
-    ret = p->has_slot_zap ? kvm_arch_prefault_set_slot_zap(s) : -EOPNOTSUPP;
-    if (ret < 0) {
-        error_setg_errno(&err, -ret, "'%s=%s': KVM cannot limit zaps to the "
-                         "deleted memory slot (KVM_X86_QUIRK_SLOT_ZAP_ALL)",
-                         PROP_SLOT_ZAP, KvmSlotZap_str(asked));
-        error_append_hint(&err, "It takes Linux 6.12 or later; use %s=all.\n",
-                          PROP_SLOT_ZAP);
-        impossible(asked == KVM_SLOT_ZAP_SLOT, err);
-        return;
-    }
-    p->slot_zap = KVM_SLOT_ZAP_SLOT;
-}
-
-static void probe_host(KVMState *s)
-{
-    KVMPrefault *p = &kvm_prefault;
-
-    p->has_ioctl = kvm_vm_check_extension(s, KVM_CAP_PRE_FAULT_MEMORY) > 0;
-    p->has_slot_zap = kvm_arch_prefault_has_slot_zap(s);
-    p->has_stats = kvm_check_extension(s, KVM_CAP_BINARY_STATS_FD) > 0;
-    p->nr_as = s->nr_as;
-}
-
-void kvm_prefault_init(KVMState *s, MachineState *ms)
-{
-    KVMPrefault *p = &kvm_prefault;
-
-    p->host_reasons = g_ptr_array_new_with_free_func(g_free);
-    p->pass_reasons = g_ptr_array_new_with_free_func(g_free);
-    kvm_prefault_ranges_init(&p->ranges);
-    qemu_mutex_init(&p->inflight_lock);
-    qemu_cond_init(&p->inflight_cond);
-    p->timer = timer_new_ms(QEMU_CLOCK_REALTIME, prefault_tick, NULL);
-
-    probe_host(s);
-    init_threads(ms);
-    init_tdp(ms);
-    init_slot_zap(s);
-    p->pin = p->config.pin_set ? p->config.pin :
-             p->tdp_on ? KVM_PIN_RAM_MLOCK : KVM_PIN_RAM_OFF;
-    if (p->tdp_on || p->pin != KVM_PIN_RAM_OFF) {
-        qemu_add_machine_init_done_notifier(&machine_done_notifier);
-    }
 }

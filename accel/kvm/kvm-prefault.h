@@ -23,6 +23,7 @@
 #define PROP_PREFAULT_WAIT     "prefault-wait"
 #define PROP_PIN_RAM           "pin-ram"
 #define PROP_SLOT_ZAP          "slot-zap"
+#define PROP_ALWAYS_WRITABLE   "always-writable"
 
 typedef enum KVMPrefaultCause {
     KVM_PREFAULT_CAUSE_START,
@@ -43,6 +44,8 @@ typedef struct KVMPrefaultConfig {
     bool pin_set;
     KvmSlotZap slot_zap;
     bool slot_zap_set;
+    OnOffAuto always_writable;
+    bool always_writable_set;
 } KVMPrefaultConfig;
 
 /* Sums of KVM's counters over all vCPUs */
@@ -72,6 +75,7 @@ typedef struct KVMPrefault {
     /* What the host can do */
     bool has_ioctl;
     bool has_slot_zap;
+    bool has_always_writable;
     bool has_stats;
     unsigned nr_as;
 
@@ -79,6 +83,7 @@ typedef struct KVMPrefault {
     bool tdp_on;                /* fill second-level tables */
     KvmPinRam pin;
     KvmSlotZap slot_zap;
+    bool always_writable;       /* slots of RAM carry KVM's flag */
     unsigned threads;
 
     KVMPrefaultRanges ranges;
@@ -91,7 +96,8 @@ typedef struct KVMPrefault {
     bool hold;                  /* vCPUs wait for the pass */
     bool dirty_logging;
     bool host_stale;            /* host pages are to be populated */
-    bool host_running;          /* ... and are being populated */
+    bool lock_stale;            /* ... and locked */
+    bool host_running;          /* one of the two is being done */
     uint64_t pass;
     uint64_t passes_done;
     int64_t requested_us;
@@ -117,6 +123,11 @@ typedef struct KVMPrefault {
 extern KVMPrefault kvm_prefault;
 
 /* kvm-prefault.c */
+
+/**
+ * kvm_prefault_core_init: make the state ready for use
+ */
+void kvm_prefault_core_init(void);
 
 /**
  * kvm_prefault_request: ask for a pass
@@ -201,11 +212,21 @@ bool kvm_prefault_check_memlock(Error **errp);
 bool kvm_prefault_memlock_limit(uint64_t *limit);
 
 /**
- * kvm_prefault_host_start: populate and lock host pages in a thread
+ * kvm_prefault_host_start: work on host pages in a thread
+ * @populate: allocate them for writing
+ * @lock: lock them, which allocates what is missing
  *
  * Ends with kvm_prefault_host_done() in the main loop.
  */
-void kvm_prefault_host_start(void);
+void kvm_prefault_host_start(bool populate, bool lock);
+
+/**
+ * kvm_prefault_host_placed: whether it matters who allocates host pages
+ *
+ * Returns: true if a backend has a 'prealloc-context', whose threads are to
+ * allocate its memory.
+ */
+bool kvm_prefault_host_placed(void);
 
 /**
  * kvm_prefault_host_progress: bytes populated and locked by the last pass
@@ -219,6 +240,13 @@ void kvm_prefault_host_progress(uint64_t *populated, uint64_t *pinned);
  * @mr: the backend's memory region
  */
 void kvm_prefault_host_track(MemoryRegion *mr, bool visible);
+
+/* kvm-prefault-listener.c */
+
+/**
+ * kvm_prefault_is_ram: whether @mr is writable RAM of a memory backend
+ */
+bool kvm_prefault_is_ram(MemoryRegion *mr);
 
 /* kvm-prefault-stats.c */
 

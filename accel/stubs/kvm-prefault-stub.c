@@ -28,6 +28,11 @@ void kvm_prefault_add_address_space(AddressSpace *as, int as_id)
 {
 }
 
+uint32_t kvm_prefault_slot_flags(MemoryRegion *mr)
+{
+    return 0;
+}
+
 void kvm_prefault_reset(void)
 {
 }

@@ -63,6 +63,14 @@ void kvm_prefault_init(KVMState *s, MachineState *ms);
 void kvm_prefault_add_address_space(AddressSpace *as, int as_id);
 
 /**
+ * kvm_prefault_slot_flags: additional flags of a memory slot
+ * @mr: the memory region behind the slot
+ *
+ * Returns: KVM_MEM_ALWAYS_WRITABLE or 0.
+ */
+uint32_t kvm_prefault_slot_flags(MemoryRegion *mr);
+
+/**
  * kvm_prefault_reset: ask for a pass before the guest runs again
  *
  * Context: BQL held, vCPUs stopped, their reset state is (being) put to KVM.

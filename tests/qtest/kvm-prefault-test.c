@@ -13,6 +13,7 @@
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"
 #include "qobject/qstring.h"
+#include "accel/kvm/kvm-prefault-abi.h"
 
 #ifndef KVM_CAP_PRE_FAULT_MEMORY
 #define KVM_CAP_PRE_FAULT_MEMORY 236
@@ -31,16 +32,20 @@ static bool have_kvm(void)
     return fd >= 0;
 }
 
-static bool kvm_can_prefault(void)
+static int kvm_capability(int capability)
 {
     int fd = open("/dev/kvm", O_RDWR);
-    int ret = fd >= 0 ? ioctl(fd, KVM_CHECK_EXTENSION,
-                              KVM_CAP_PRE_FAULT_MEMORY) : 0;
+    int ret = fd >= 0 ? ioctl(fd, KVM_CHECK_EXTENSION, capability) : 0;
 
     if (fd >= 0) {
         close(fd);
     }
-    return ret > 0;
+    return ret;
+}
+
+static bool kvm_can_prefault(void)
+{
+    return kvm_capability(KVM_CAP_PRE_FAULT_MEMORY) > 0;
 }
 
 /* Run QEMU with @args and return its exit status; *output is its stderr */
@@ -89,6 +94,8 @@ static void test_unknown_values(void)
                    "'pin-ram' cannot be 'yes'", "off, mlock");
     ASSERT_REFUSED("-M none -accel kvm,slot-zap=none",
                    "'slot-zap' cannot be 'none'", "auto, all, slot");
+    ASSERT_REFUSED("-M none -accel kvm,always-writable=yes",
+                   "'always-writable' cannot be 'yes'", "auto, on, off");
     ASSERT_REFUSED("-M none -accel kvm,prefault-threads=-1",
                    "'prefault-threads' must be a number");
 }
@@ -115,6 +122,18 @@ static void test_on_needs_capability(void)
                    "Linux 6.11", "prefault=auto");
     ASSERT_REFUSED("-M none,prefault=on -accel kvm -accel tcg",
                    "'prefault=on' needs KVM_PRE_FAULT_MEMORY");
+}
+
+static void test_always_writable_needs_capability(void)
+{
+    if (!have_kvm() || kvm_capability(KVM_CAP_MEM_ALWAYS_WRITABLE) ==
+                       KVM_MEM_ALWAYS_WRITABLE_MAGIC) {
+        g_test_skip("needs a KVM without KVM_MEM_ALWAYS_WRITABLE");
+        return;
+    }
+    ASSERT_REFUSED("-M none -accel kvm,always-writable=on",
+                   "'always-writable=on' needs KVM_MEM_ALWAYS_WRITABLE",
+                   "make kvm-modules", "always-writable=off");
 }
 
 static void test_machine_option_needs_kvm(void)
@@ -251,6 +270,8 @@ int main(int argc, char **argv)
                    test_threads_out_of_range);
     qtest_add_func("/kvm-prefault/on-needs-capability",
                    test_on_needs_capability);
+    qtest_add_func("/kvm-prefault/always-writable-needs-capability",
+                   test_always_writable_needs_capability);
     qtest_add_func("/kvm-prefault/machine-option-needs-kvm",
                    test_machine_option_needs_kvm);
     qtest_add_func("/kvm-prefault/machine-option-is-validated",

@@ -1,0 +1,242 @@
+/*
+ * KVM pre-fault: what was asked for, what the host can do, what is done
+ *
+ * Everything that can be refused is refused here, before guest RAM is
+ * touched.
+ *
+ * Copyright (c) 2026 The qemu-prefault developers
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ */
+
+#include "qemu/osdep.h"
+#include <linux/kvm.h>
+#include <sched.h>
+#include "qemu/error-report.h"
+#include "qapi/error.h"
+#include "exec/memory.h"
+#include "hw/boards.h"
+#include "migration/postcopy-ram.h"
+#include "system/kvm_int.h"
+#include "system/system.h"
+#include "kvm-prefault.h"
+#include "kvm-prefault-abi.h"
+
+/* Asked for and impossible: refuse.  Best effort: say why and go on. */
+static void impossible(bool refuse, Error *err)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (refuse) {
+        error_report_err(err);
+        exit(EXIT_FAILURE);
+    }
+    kvm_prefault_reason(p->host_reasons, "%s", error_get_pretty(err));
+    warn_report_err(err);
+}
+
+/* The host cannot do what was asked for, found out before RAM is touched */
+static void give_up(Error *err)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    impossible(p->config.mode == ON_OFF_AUTO_ON || p->config.pin_set, err);
+    p->tdp_on = false;
+    p->pin = KVM_PIN_RAM_OFF;
+    p->state = KVM_PREFAULT_STATE_FAILED;
+}
+
+static void machine_done(Notifier *notifier, void *data)
+{
+    KVMPrefault *p = &kvm_prefault;
+    Error *err = NULL;
+
+    if (p->tdp_on && ram_block_discard_disable(true) < 0) {
+        error_setg(&err, "'%s=%s' does not go with a device that discards "
+                   "guest RAM (virtio-mem)", PROP_PREFAULT,
+                   OnOffAuto_str(p->config.mode));
+        error_append_hint(&err, "Remove the device, or use %s=off.\n",
+                          PROP_PREFAULT);
+        give_up(err);
+        return;
+    }
+    if (!kvm_prefault_check_memory(&err)) {
+        give_up(err);
+        return;
+    }
+    if (p->pin == KVM_PIN_RAM_MLOCK && !kvm_prefault_check_memlock(&err)) {
+        impossible(p->config.mode == ON_OFF_AUTO_ON || p->config.pin_set,
+                   err);
+        p->pin = KVM_PIN_RAM_OFF;
+    }
+    p->machine_ready = true;
+}
+
+static Notifier machine_done_notifier = { .notify = machine_done };
+
+/* A page that has not arrived cannot be mapped: userfaultfd would block us */
+static int refuse_postcopy(NotifierWithReturn *n, void *data, Error **errp)
+{
+    struct PostcopyNotifyData *pnd = data;
+
+    if (kvm_prefault.tdp_on && pnd->reason == POSTCOPY_NOTIFY_PROBE) {
+        error_setg(errp, "postcopy migration cannot be used with '%s=%s'",
+                   PROP_PREFAULT, OnOffAuto_str(kvm_prefault.config.mode));
+        return -EINVAL;
+    }
+    return 0;
+}
+
+static NotifierWithReturn postcopy_notifier = { .notify = refuse_postcopy };
+
+static unsigned host_cpus_available(void)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return CPU_COUNT(&set);
+    }
+    return g_get_num_processors();
+}
+
+static void init_threads(MachineState *ms)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    p->nr_vcpus = ms->smp.max_cpus;
+    p->vcpus = g_new0(KVMPrefaultVCPU, p->nr_vcpus);
+    if (p->config.threads > ms->smp.max_cpus) {
+        error_report("'%s' is %" PRIu32 ", but must be 0 (automatic) to %u, "
+                     "the number of vCPUs: each thread needs a vCPU of its "
+                     "own", PROP_PREFAULT_THREADS, p->config.threads,
+                     ms->smp.max_cpus);
+        exit(EXIT_FAILURE);
+    }
+    p->threads = kvm_prefault_pick_threads(p->config.threads,
+                                           ms->smp.max_cpus,
+                                           host_cpus_available());
+}
+
+static void init_tdp(MachineState *ms)
+{
+    KVMPrefault *p = &kvm_prefault;
+    Error *err = NULL;
+
+    if (p->config.mode == ON_OFF_AUTO_OFF) {
+        return;
+    }
+    if (ms->cgs) {
+        error_setg(&err, "'%s=%s' is not possible for confidential guests",
+                   PROP_PREFAULT, OnOffAuto_str(p->config.mode));
+    } else if (!p->has_ioctl) {
+        error_setg(&err, "'%s=%s' needs KVM_PRE_FAULT_MEMORY, which this "
+                   "host's KVM does not have", PROP_PREFAULT,
+                   OnOffAuto_str(p->config.mode));
+        error_append_hint(&err, "It takes Linux 6.11 or later with EPT or NPT "
+                          "in use (kvm_intel.ept=1, kvm_amd.npt=1); "
+                          "%s=auto starts without.\n", PROP_PREFAULT);
+    }
+    if (err) {
+        impossible(p->config.mode == ON_OFF_AUTO_ON, err);
+        p->state = KVM_PREFAULT_STATE_FAILED;
+        return;
+    }
+    p->tdp_on = true;
+    postcopy_add_notifier(&postcopy_notifier);
+}
+
+static void init_slot_zap(KVMState *s)
+{
+    KVMPrefault *p = &kvm_prefault;
+    KvmSlotZap asked = p->config.slot_zap;
+    Error *err = NULL;
+    int ret;
+
+    if (!p->config.slot_zap_set) {
+        asked = p->tdp_on ? KVM_SLOT_ZAP_AUTO : KVM_SLOT_ZAP_ALL;
+    }
+    p->slot_zap = KVM_SLOT_ZAP_ALL;
+    if (asked == KVM_SLOT_ZAP_ALL) {
+        return;
+    }
+    ret = p->has_slot_zap ? kvm_arch_prefault_set_slot_zap(s) : -EOPNOTSUPP;
+    if (ret < 0) {
+        error_setg_errno(&err, -ret, "'%s=%s': KVM cannot limit zaps to the "
+                         "deleted memory slot (KVM_X86_QUIRK_SLOT_ZAP_ALL)",
+                         PROP_SLOT_ZAP, KvmSlotZap_str(asked));
+        error_append_hint(&err, "It takes Linux 6.12 or later; use %s=all.\n",
+                          PROP_SLOT_ZAP);
+        impossible(asked == KVM_SLOT_ZAP_SLOT, err);
+        return;
+    }
+    p->slot_zap = KVM_SLOT_ZAP_SLOT;
+}
+
+static void init_always_writable(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+    OnOffAuto asked = p->config.always_writable;
+    Error *err = NULL;
+
+    if (!p->config.always_writable_set) {
+        asked = p->tdp_on ? ON_OFF_AUTO_AUTO : ON_OFF_AUTO_OFF;
+    }
+    if (asked == ON_OFF_AUTO_OFF || p->has_always_writable) {
+        p->always_writable = asked != ON_OFF_AUTO_OFF;
+        return;
+    }
+    if (asked == ON_OFF_AUTO_AUTO && !p->config.always_writable_set) {
+        /* an improvement that nobody asked for: the query shows it */
+        return;
+    }
+    error_setg(&err, "'%s=%s' needs KVM_MEM_ALWAYS_WRITABLE, which this "
+               "host's KVM does not have", PROP_ALWAYS_WRITABLE,
+               OnOffAuto_str(asked));
+    error_append_hint(&err, "It takes the project's KVM modules "
+                      "(make kvm-modules); use %s=off.\n",
+                      PROP_ALWAYS_WRITABLE);
+    impossible(asked == ON_OFF_AUTO_ON, err);
+}
+
+bool kvm_prefault_stable_slots(void)
+{
+    return kvm_prefault.tdp_on;
+}
+
+uint32_t kvm_prefault_slot_flags(MemoryRegion *mr)
+{
+    /* KVM refuses the flag for memory that is private to the guest */
+    return kvm_prefault.always_writable && kvm_prefault_is_ram(mr) &&
+           !memory_region_has_guest_memfd(mr) ? KVM_MEM_ALWAYS_WRITABLE : 0;
+}
+
+static void probe_host(KVMState *s)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    p->has_always_writable =
+        kvm_check_extension(s, KVM_CAP_MEM_ALWAYS_WRITABLE) ==
+        KVM_MEM_ALWAYS_WRITABLE_MAGIC;
+
+    p->has_ioctl = kvm_vm_check_extension(s, KVM_CAP_PRE_FAULT_MEMORY) > 0;
+    p->has_slot_zap = kvm_arch_prefault_has_slot_zap(s);
+    p->has_stats = kvm_check_extension(s, KVM_CAP_BINARY_STATS_FD) > 0;
+    p->nr_as = s->nr_as;
+}
+
+void kvm_prefault_init(KVMState *s, MachineState *ms)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    kvm_prefault_core_init();
+    probe_host(s);
+    init_threads(ms);
+    init_tdp(ms);
+    init_slot_zap(s);
+    init_always_writable();
+    p->pin = p->config.pin_set ? p->config.pin :
+             p->tdp_on ? KVM_PIN_RAM_MLOCK : KVM_PIN_RAM_OFF;
+    if (p->tdp_on || p->pin != KVM_PIN_RAM_OFF) {
+        qemu_add_machine_init_done_notifier(&machine_done_notifier);
+    }
+}

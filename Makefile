@@ -5,7 +5,7 @@ root := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
-.PHONY: all setup boot bench-boot bench check check-full stock clean help
+.PHONY: all setup boot bench-boot bench check check-full stock kvm-modules clean help
 
 all: setup
 
@@ -17,6 +17,7 @@ help:
 	@echo 'make check        all tests but the slow ones, last line: N passed, N failed, N skipped'
 	@echo 'make check-full   all tests'
 	@echo 'make stock        build the unchanged QEMU for comparison (build/qemu-stock)'
+	@echo 'make kvm-modules  patched KVM for a stock Debian kernel (KERNEL=6.1|6.12), build/kvm/KERNEL'
 	@echo 'make clean        remove what was built, keep downloads'
 	@echo 'Missing Debian packages are installed when root or through sudo.'
 
@@ -35,6 +36,10 @@ bench: bench-boot
 
 stock: setup
 	@$(root)/scripts/build stock
+
+kvm-modules:
+	@$(root)/scripts/deps install
+	@$(root)/scripts/kvm-modules $(KERNEL)
 
 check: stock
 	@$(root)/scripts/check-summary

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # Patch queues: patches/QUEUE/series <-> commits upstream..HEAD of build/NAME-src, where
-# NAME is the last part of QUEUE (qemu, kvm/linux-6.12). Sourced after lib.sh.
+# NAME is the last part of QUEUE (qemu, kvm/linux-6.12). Sourced after lib.sh, and after
+# kvm-lib.sh where pq_check_paths is used.
 #
 # The source tree remembers what was last imported or exported: ref refs/pq/queue is the
 # commit, $GIT_DIR/pq-hash the hash of the patch files.
@@ -12,14 +13,19 @@ GIT_COMMITTER_NAME=qemu-prefault
 GIT_COMMITTER_EMAIL=qemu-prefault@localhost
 export GIT_CONFIG_GLOBAL GIT_CONFIG_NOSYSTEM GIT_COMMITTER_NAME GIT_COMMITTER_EMAIL
 
+# pq_init QUEUE [TREE]: TREE below build is used instead of NAME-src.
 pq_init() {
     queue=$1
     patches=$root/patches/$queue
-    src=$build/$(basename "$queue")-src
+    src=$build/${2:-$(basename "$queue")-src}
+    case $queue in
+    kvm/*) maker="scripts/kvm-source ${queue#kvm/linux-}" ;;
+    *) maker=./configure ;;
+    esac
     [ -d "$patches" ] || die "no queue '$queue': there is no directory patches/$queue"
-    [ -e "$src/.git" ] || die "build/$(basename "$queue")-src does not exist; run ./configure first"
+    [ -e "$src/.git" ] || die "build/${src##*/} does not exist; run $maker first"
     git -C "$src" rev-parse -q --verify 'upstream^{commit}' >/dev/null ||
-        die "$src has no tag 'upstream'; remove it and run ./configure"
+        die "$src has no tag 'upstream'; remove it and run $maker"
 }
 
 # Names of the patches in order; "#" starts a comment.
@@ -84,10 +90,29 @@ pq_write() {
                   find . -name '*.patch' | sed 's,^\./,,' | sort; } >series)
 }
 
-# New files belong in the overlay, where they are edited and reviewed as files.
+# New files of QEMU belong in the overlay, where they are edited and reviewed as files.
 pq_refuse_new_files() {
     added=$(git -C "$src" log --format= --diff-filter=A --name-only --no-renames "upstream..$1" | sort -u)
     [ -z "$added" ] || die "the queue adds files: $(echo $added); put them at the same path of the repository (overlay) and take them out of the commits"
+}
+
+# Only modules are built of a kernel: a change elsewhere would be lost without a word.
+pq_refuse_unbuilt_files() {
+    set -f
+    # One word per path specification is intended.
+    # shellcheck disable=SC2086
+    lost=$(git -C "$src" diff --name-only --no-renames upstream "$1" -- . \
+        ':!Documentation' ':!tools' $(printf ':!%s ' $kvm_module_paths))
+    set +f
+    [ -z "$lost" ] || die "the queue changes files that are in none of the modules that scripts/kvm-modules builds: $(echo $lost)"
+}
+
+# pq_check_paths COMMIT: upstream..COMMIT changes only what may be changed.
+pq_check_paths() {
+    case $queue in
+    kvm/*) pq_refuse_unbuilt_files "$1" ;;
+    *) pq_refuse_new_files "$1" ;;
+    esac
 }
 
 pq_warn_forwarded() {

@@ -131,7 +131,7 @@ static bool can_do_inline(void)
     return qemu_in_vcpu_thread() && p->tdp_on && p->first_pass_done &&
            !p->dirty_logging && !p->host_stale &&
            p->state != KVM_PREFAULT_STATE_POPULATING &&
-           p->ranges.todo_bytes <= INLINE_BYTES_MAX;
+           p->ranges.work_bytes <= INLINE_BYTES_MAX;
 }
 
 static void prefault_commit(MemoryListener *listener)
@@ -155,7 +155,7 @@ static void prefault_commit(MemoryListener *listener)
     if (zapped_all) {
         kvm_prefault_ranges_invalidate(&p->ranges);
     }
-    trace_kvm_prefault_slots(p->ranges.todo_bytes);
+    trace_kvm_prefault_slots(p->ranges.work_bytes);
     if (can_do_inline()) {
         p->causes[KVM_PREFAULT_CAUSE_SLOTS]++;
         kvm_prefault_inline(current_cpu);

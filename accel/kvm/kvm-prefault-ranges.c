@@ -12,9 +12,9 @@
 void kvm_prefault_ranges_init(KVMPrefaultRanges *r)
 {
     QTAILQ_INIT(&r->ranges);
-    QTAILQ_INIT(&r->todo);
+    QTAILQ_INIT(&r->work);
     QTAILQ_INIT(&r->taken);
-    r->todo_bytes = 0;
+    r->work_bytes = 0;
 }
 
 static KVMPrefaultChunk *chunk_new(KVMPrefaultRange *range, uint64_t gpa,
@@ -46,11 +46,11 @@ static void queue_range(KVMPrefaultRanges *r, KVMPrefaultRange *range)
                                                     KVM_PREFAULT_CHUNK_SIZE));
         KVMPrefaultChunk *chunk = chunk_new(range, gpa, size);
 
-        QTAILQ_INSERT_TAIL(&r->todo, chunk, next);
+        QTAILQ_INSERT_TAIL(&r->work, chunk, next);
         gpa += size;
         left -= size;
     }
-    r->todo_bytes += range->size;
+    r->work_bytes += range->size;
 }
 
 /* Forget work on @range, or on all ranges if NULL */
@@ -58,10 +58,10 @@ static void drop_work(KVMPrefaultRanges *r, KVMPrefaultRange *range)
 {
     KVMPrefaultChunk *chunk, *tmp;
 
-    QTAILQ_FOREACH_SAFE(chunk, &r->todo, next, tmp) {
+    QTAILQ_FOREACH_SAFE(chunk, &r->work, next, tmp) {
         if (!range || chunk->range == range) {
-            r->todo_bytes -= chunk->size;
-            QTAILQ_REMOVE(&r->todo, chunk, next);
+            r->work_bytes -= chunk->size;
+            QTAILQ_REMOVE(&r->work, chunk, next);
             g_free(chunk);
         }
     }
@@ -120,7 +120,7 @@ KVMPrefaultChunk *kvm_prefault_ranges_take(KVMPrefaultRanges *r, int as_id,
     KVMPrefaultChunk *chunk, *rest;
     uint64_t size;
 
-    QTAILQ_FOREACH(chunk, &r->todo, next) {
+    QTAILQ_FOREACH(chunk, &r->work, next) {
         if (chunk->as_id == as_id) {
             break;
         }
@@ -132,12 +132,12 @@ KVMPrefaultChunk *kvm_prefault_ranges_take(KVMPrefaultRanges *r, int as_id,
     size = MIN(chunk->size, bytes_to_boundary(chunk->gpa, max));
     if (size < chunk->size) {
         rest = chunk_new(chunk->range, chunk->gpa + size, chunk->size - size);
-        QTAILQ_INSERT_AFTER(&r->todo, chunk, rest, next);
+        QTAILQ_INSERT_AFTER(&r->work, chunk, rest, next);
         chunk->size = size;
     }
-    QTAILQ_REMOVE(&r->todo, chunk, next);
+    QTAILQ_REMOVE(&r->work, chunk, next);
     QTAILQ_INSERT_TAIL(&r->taken, chunk, next);
-    r->todo_bytes -= chunk->size;
+    r->work_bytes -= chunk->size;
     return chunk;
 }
 
@@ -152,8 +152,8 @@ void kvm_prefault_ranges_put(KVMPrefaultRanges *r, KVMPrefaultChunk *chunk,
         chunk->gpa += done;
         chunk->size -= done;
         if (chunk->size && !drop) {
-            QTAILQ_INSERT_HEAD(&r->todo, chunk, next);
-            r->todo_bytes += chunk->size;
+            QTAILQ_INSERT_HEAD(&r->work, chunk, next);
+            r->work_bytes += chunk->size;
             return;
         }
     }
@@ -162,7 +162,7 @@ void kvm_prefault_ranges_put(KVMPrefaultRanges *r, KVMPrefaultChunk *chunk,
 
 bool kvm_prefault_ranges_idle(const KVMPrefaultRanges *r)
 {
-    return QTAILQ_EMPTY(&r->todo) && QTAILQ_EMPTY(&r->taken);
+    return QTAILQ_EMPTY(&r->work) && QTAILQ_EMPTY(&r->taken);
 }
 
 uint64_t kvm_prefault_ranges_count(const KVMPrefaultRanges *r,

@@ -46,10 +46,10 @@ typedef QTAILQ_HEAD(, KVMPrefaultChunk) KVMPrefaultChunkList;
 typedef struct KVMPrefaultRanges {
     QTAILQ_HEAD(, KVMPrefaultRange) ranges;
     /* work to be done, in order */
-    KVMPrefaultChunkList todo;
+    KVMPrefaultChunkList work;
     /* work in somebody's hands */
     KVMPrefaultChunkList taken;
-    uint64_t todo_bytes;
+    uint64_t work_bytes;
 } KVMPrefaultRanges;
 
 /**

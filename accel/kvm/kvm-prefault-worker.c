@@ -284,7 +284,7 @@ static bool has_work(int as_id)
 {
     KVMPrefaultChunk *chunk;
 
-    QTAILQ_FOREACH(chunk, &kvm_prefault.ranges.todo, next) {
+    QTAILQ_FOREACH(chunk, &kvm_prefault.ranges.work, next) {
         if (chunk->as_id == as_id) {
             return true;
         }

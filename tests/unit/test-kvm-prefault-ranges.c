@@ -59,7 +59,7 @@ static void remove_all(void)
                                               range->gpa, range->size));
     }
     g_assert_true(kvm_prefault_ranges_idle(&ranges));
-    g_assert_cmpuint(ranges.todo_bytes, ==, 0);
+    g_assert_cmpuint(ranges.work_bytes, ==, 0);
 }
 
 static void test_chunks_are_aligned(void)
@@ -67,7 +67,7 @@ static void test_chunks_are_aligned(void)
     setup();
     /* RAM from 1 MiB: the first chunk is short, so that the rest align */
     add(0, 1 * MiB, 2 * CHUNK, true);
-    g_assert_cmpuint(ranges.todo_bytes, ==, 2 * CHUNK);
+    g_assert_cmpuint(ranges.work_bytes, ==, 2 * CHUNK);
     g_assert_cmpuint(do_all(0, CHUNK), ==, 3);
     g_assert_cmpuint(populated(), ==, 2 * CHUNK);
     g_assert_true(kvm_prefault_ranges_idle(&ranges));
@@ -148,11 +148,11 @@ static void test_delete_takes_work_along(void)
     chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
     g_assert_false(kvm_prefault_ranges_del(&ranges, 0, 0, CHUNK));
     g_assert_true(kvm_prefault_ranges_del(&ranges, 0, 0, 2 * CHUNK));
-    g_assert_cmpuint(ranges.todo_bytes, ==, CHUNK);
+    g_assert_cmpuint(ranges.work_bytes, ==, CHUNK);
 
     /* the taken chunk's range is gone; giving it back must not revive it */
     kvm_prefault_ranges_put(&ranges, chunk, 4096, false);
-    g_assert_cmpuint(ranges.todo_bytes, ==, CHUNK);
+    g_assert_cmpuint(ranges.work_bytes, ==, CHUNK);
     g_assert_cmpuint(do_all(0, CHUNK), ==, 1);
     remove_all();
 }
@@ -168,7 +168,7 @@ static void test_invalidate_restarts(void)
     chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
     kvm_prefault_ranges_invalidate(&ranges);
     g_assert_cmpuint(populated(), ==, 0);
-    g_assert_cmpuint(ranges.todo_bytes, ==, 2 * CHUNK);
+    g_assert_cmpuint(ranges.work_bytes, ==, 2 * CHUNK);
 
     /* what was mapped before the invalidation does not count */
     kvm_prefault_ranges_put(&ranges, chunk, CHUNK, false);
@@ -205,7 +205,7 @@ static void test_threads(void)
     g_assert_cmpuint(kvm_prefault_pick_threads(1, 4, 16), ==, 1);
 }
 
-/* Random traffic keeps the books: todo + taken + populated == total */
+/* Random traffic keeps the books: work + taken + populated == total */
 static void test_random(void)
 {
     KVMPrefaultChunk *held[8] = { NULL };
@@ -232,14 +232,14 @@ static void test_random(void)
         if (g_random_int_range(0, 500) == 0) {
             kvm_prefault_ranges_invalidate(&ranges);
         }
-        g_assert_cmpuint(ranges.todo_bytes + populated(), <=, 500 * MiB);
+        g_assert_cmpuint(ranges.work_bytes + populated(), <=, 500 * MiB);
     }
     for (i = 0; i < n; i++) {
         if (held[i]) {
             kvm_prefault_ranges_put(&ranges, held[i], 0, false);
         }
     }
-    g_assert_cmpuint(ranges.todo_bytes + populated(), ==, 500 * MiB);
+    g_assert_cmpuint(ranges.work_bytes + populated(), ==, 500 * MiB);
     do_all(0, CHUNK);
     g_assert_cmpuint(populated(), ==, 500 * MiB);
     remove_all();

@@ -5,7 +5,7 @@ root := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
-.PHONY: all setup boot bench-boot bench check check-full stock kvm-modules clean help
+.PHONY: all setup boot bench-boot bench-cow bench check check-full stock kvm-modules clean help
 
 all: setup
 
@@ -13,6 +13,7 @@ help:
 	@echo 'make              fetch, configure and build the fork (build/qemu/qemu-system-x86_64)'
 	@echo 'make boot         boot a guest stock and with prefault=on, print both (LAB=npt|host)'
 	@echo 'make bench-boot   the whole boot matrix, build/results/matrix.json'
+	@echo 'make bench-cow    pages read, then written, build/results/cow.json'
 	@echo 'make bench        all benchmarks'
 	@echo 'make check        all tests but the slow ones, last line: N passed, N failed, N skipped'
 	@echo 'make check-full   all tests'
@@ -32,7 +33,11 @@ boot: setup
 bench-boot: setup
 	@$(lab) matrix $(if $(LAB),--lab $(LAB))
 
-bench: bench-boot
+bench-cow: setup
+	@$(root)/scripts/kvm-modules 6.12
+	@$(lab) cow $(if $(LAB),--lab $(LAB))
+
+bench: bench-boot bench-cow
 
 stock: setup
 	@$(root)/scripts/build stock

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 from framework import batch, config, host, results  # noqa: E402
 
 Row = dict[str, Any]
-EMULATED_ONLY = ("host_append", "kvm_parameters")
+EMULATED_ONLY = ("host_append", "kvm", "kvm_parameters")
 
 
 class LabTest(Test):

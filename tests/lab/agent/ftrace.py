@@ -97,13 +97,15 @@ class Instance:
 
 
 class RamFaults:
-    """Both counters; None of them works without access to tracefs."""
+    """All counters; none of them works without access to tracefs."""
 
     def __init__(self, follow_pid: int | None = None):
         self._ram = Instance("ram")
         self._high = Instance("above_1m")
+        self._part = Instance("part")
         self.watch("pc", 256)
-        for instance in (self._ram, self._high):
+        self.watch_part(0, ONE_MIB)
+        for instance in (self._ram, self._high, self._part):
             instance.enable(follow_pid)
 
     def watch(self, machine: str, mem_mib: int) -> None:
@@ -111,6 +113,13 @@ class RamFaults:
         ranges = ram_ranges(machine, mem_mib)
         self._ram.watch(ranges)
         self._high.watch(above_1m(ranges))
+
+    def watch_part(self, start: int, end: int) -> None:
+        """Set to zero and count on this part of RAM, besides the whole of it."""
+        self._part.watch([(start, end)])
+
+    def part_count(self) -> int:
+        return self._part.count()
 
     def counts(self) -> dict[str, int]:
         return {"ram_faults": self._ram.count(),
@@ -120,8 +129,8 @@ class RamFaults:
         return self._ram.samples(limit)
 
     def close(self) -> None:
-        self._ram.remove()
-        self._high.remove()
+        for instance in (self._ram, self._high, self._part):
+            instance.remove()
 
 
 class NoFaults:
@@ -132,6 +141,12 @@ class NoFaults:
 
     def watch(self, machine: str, mem_mib: int) -> None:
         """Nothing to set to zero."""
+
+    def watch_part(self, start: int, end: int) -> None:
+        """Nothing to set to zero."""
+
+    def part_count(self) -> None:
+        return None
 
     def counts(self) -> dict[str, None]:
         return {"ram_faults": None, "ram_faults_above_1m": None}

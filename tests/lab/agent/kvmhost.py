@@ -11,6 +11,9 @@ from typing import Any
 
 KVM_CHECK_EXTENSION = 0xAE03
 KVM_CAP_PRE_FAULT_MEMORY = 236
+# Private numbers of patches/kvm, as in accel/kvm/kvm-prefault-abi.h.
+KVM_CAP_MEM_ALWAYS_WRITABLE = 0x4b570001
+KVM_MEM_ALWAYS_WRITABLE_MAGIC = 0x414c5752
 THP = Path("/sys/kernel/mm/transparent_hugepage")
 HUGE_2M = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 
@@ -33,6 +36,12 @@ def kvm_extension(number: int) -> int:
         return fcntl.ioctl(fd, KVM_CHECK_EXTENSION, number)
     finally:
         os.close(fd)
+
+
+def kvm_kind() -> str:
+    """Whose KVM is loaded, told by what only the patched one answers."""
+    magic = kvm_extension(KVM_CAP_MEM_ALWAYS_WRITABLE)
+    return "patched" if magic == KVM_MEM_ALWAYS_WRITABLE_MAGIC else "stock"
 
 
 def set_page_size(kib: int) -> None:
@@ -102,6 +111,7 @@ def describe() -> dict[str, Any]:
         "kernel": os.uname().release,
         "cpus": os.cpu_count(),
         "mem_available_mib": mem_available_mib(),
+        "kvm": kvm_kind(),
         "kvm_module": vendor_module(),
         "tdp_mmu": tdp_mmu.read_text(encoding="ascii").strip() if tdp_mmu.exists() else None,
         "pre_fault_memory": kvm_extension(KVM_CAP_PRE_FAULT_MEMORY),

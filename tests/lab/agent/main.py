@@ -54,6 +54,7 @@ class Agent:
     def _set_up(self) -> None:
         if self._emulated:
             kvmhost.load_modules(Path(self._job["modules"]), self._job["kvm_parameters"])
+            self._check_kvm(self._job.get("kvm", "stock"))
         try:
             self._faults = RamFaults(None if self._emulated else self._pid())
         except OSError as error:
@@ -61,6 +62,11 @@ class Agent:
                                     "ram_faults are missing, run as root")
         self._say("hello", host=kvmhost.describe(),
                   notice=getattr(self._faults, "reason", None))
+
+    @staticmethod
+    def _check_kvm(wanted: str) -> None:
+        if (found := kvmhost.kvm_kind()) != wanted:
+            raise RuntimeError(f"the KVM that was loaded is {found}, expected {wanted}")
 
     def _restore(self, modes: dict[str, str]) -> None:
         self._faults.close()

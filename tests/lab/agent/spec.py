@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-CONFIGS = ("stock", "prealloc", "prefault")
+CONFIGS = ("stock", "prealloc", "prefault", "always-writable")
 BACKENDS = ("ram", "memfd", "file", "hugetlb")
 
 
@@ -91,6 +91,8 @@ def accel_args(spec: Spec) -> list[str]:
     options = dict(spec.accel)
     if spec.config == "prefault":
         options.setdefault("prefault", "on")
+    if spec.config == "always-writable":
+        options.setdefault("always-writable", "on")
     return ["-accel", _join("kvm", options)]
 
 

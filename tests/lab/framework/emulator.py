@@ -12,11 +12,12 @@ APPEND = "console=ttyS0 panic=-1 quiet loglevel=4 nokaslr audit=0"
 
 @dataclass
 class Machine:
-    """Size of the emulated host and additions to its kernel command line."""
+    """The emulated host: size, additions to its kernel command line, whose KVM."""
 
     cpus: int = 1
     mem_mib: int = 3072
     append: str = ""
+    kvm: str = "stock"
 
 
 class Emulator(ABC):

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator
 from agent import kvmhost
 
 from . import initramfs, packages
-from .config import LAB, SYSTEM_PYTHON, Config
+from .config import LAB, SYSTEM_PYTHON, Config, LabError
 from .emulator import Machine, TcgSvm
 
 BOOT_TIMEOUT = 120
@@ -126,7 +126,7 @@ class EmulatedHost:
     def __init__(self, config: Config, machine: Machine | None = None):
         self.config = config
         self.machine = machine or Machine()
-        self._image = initramfs.HostImage(config)
+        self._image = initramfs.HostImage(config, self.machine.kvm)
         self._emulator = TcgSvm(config.emulator, packages.rom_directories(config))
 
     def paths(self) -> dict[str, str]:
@@ -142,9 +142,10 @@ class EmulatedHost:
 
     def run(self, job: dict[str, Any], listener: Listener) -> Outcome:
         work = _fresh_directory(self.config)
-        job |= {"emulated": True, "modules": "/lab/modules", "paths": self.paths()}
+        job |= {"emulated": True, "modules": "/lab/modules", "paths": self.paths(),
+                "kvm": self.machine.kvm}
         argv = self.argv(work, {"/lab/job.json": json.dumps(job).encode()})
-        outcome = Outcome(host={"lab": "npt", "kvm": "stock"}, artefacts=work)
+        outcome = Outcome(host={"lab": "npt", "kvm": self.machine.kvm}, artefacts=work)
         with open(work / "emulator.log", "wb") as log:
             log.write((" ".join(argv) + "\n").encode())
             log.flush()
@@ -215,8 +216,10 @@ def _tidy(config: Config, work: Path, outcome: Outcome) -> None:
 class ThisHost:
     """Runs the agent on this machine, whose own KVM must have TDP."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, machine: Machine | None = None):
         self.config = config
+        if machine and machine.kvm == "patched" and kvmhost.kvm_kind() != "patched":
+            raise LabError("'kvm: patched', but this machine's KVM is not: use --lab npt")
 
     def paths(self, work: Path) -> dict[str, str]:
         config = self.config
@@ -236,7 +239,7 @@ class ThisHost:
         job |= {"emulated": False, "paths": self.paths(work)}
         (work / "job.json").write_text(json.dumps(job))
         limit = sum(run.get("timeout", 180) + GRACE for run in job["runs"]) + GRACE
-        outcome = Outcome(host={"lab": "host", "kvm": "stock"}, artefacts=work)
+        outcome = Outcome(host={"lab": "host", "kvm": kvmhost.kvm_kind()}, artefacts=work)
         process = subprocess.Popen(
             [str(SYSTEM_PYTHON), "-B", "-m", "agent.main", str(work / "job.json")],
             cwd=LAB, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
@@ -262,7 +265,8 @@ def run_job(config: Config, runs: list[dict[str, Any]], machine: Machine | None 
             listener: Listener = lambda message: None) -> Outcome:
     """Run these runs on one host, in order."""
     job = {"runs": runs, "kvm_parameters": kvm_parameters or {}}
-    host = ThisHost(config) if config.lab == "host" else EmulatedHost(config, machine)
+    kind = ThisHost if config.lab == "host" else EmulatedHost
+    host = kind(config, machine)
     start = time.monotonic()
     outcome = host.run(job, listener)
     outcome.host["seconds"] = round(time.monotonic() - start, 1)

@@ -74,6 +74,7 @@ def build_guest(config: Config) -> Path:
     archive = io.BytesIO()
     cpio = Cpio(archive)
     cpio.character("/dev/console", 5, 1)
+    cpio.character("/dev/mem", 1, 1)
     cpio.character("/dev/port", 1, 4)
     for name in ("/proc", "/sys"):
         cpio.directory(name)
@@ -120,10 +121,15 @@ def stripped(config: Config, binary: Path) -> Path:
 class HostImage:
     """The emulated host's initramfs; rebuilt only when an input changed."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, kvm: str = "stock"):
         self._config = config
-        self.kernel = packages.kernel(config)
-        self.path = config.work / "host.cpio"
+        self._patched: dict[str, Path] = {}
+        if kvm == "patched":
+            self.kernel, self._patched = modules.patched(config)
+            self.path = config.work / "host-patched.cpio"
+        else:
+            self.kernel = packages.kernel(config)
+            self.path = config.work / "host.cpio"
         self._files: dict[str, Path] = {}
 
     def build(self) -> Path:
@@ -153,7 +159,8 @@ class HostImage:
     def _key(self) -> str:
         """Names, sizes and times of the inputs, and the agent's text."""
         seen = hashlib.sha256(HOST_INIT.encode())
-        inputs = list(self._files.values()) + sorted((LAB / "agent").rglob("*.py"))
+        inputs = [*self._files.values(), *self._patched.values()]
+        inputs += sorted((LAB / "agent").rglob("*.py"))
         inputs += sorted((LAB / "framework").glob("*.py"))
         for path in inputs:
             info = path.stat()
@@ -203,7 +210,7 @@ class HostImage:
             cpio.file(str(place), path)
 
     def _add_modules(self, cpio: Cpio) -> None:
-        order = modules.in_load_order(self.kernel, KVM_MODULES)
+        order = modules.in_load_order(self.kernel, KVM_MODULES, self._patched)
         for name, elf in order.items():
             cpio.data(f"/lab/modules/{name}.ko", elf)
         chosen = [name for name in order if name != "kvm_intel"]

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Kernel modules in load order, decompressed, without depmod."""
+"""Kernel modules in load order, decompressed, without depmod; patched ones for KVM."""
 
 import lzma
 import re
 import subprocess
 from pathlib import Path
 
-from .config import LabError
-from .packages import Kernel
+from .config import Config, LabError
+from .packages import Kernel, kernel_of_modules, key_values
+
+PATCHED_SERIES = "6.12"
+PATCHED = ("kvm", "kvm_amd", "kvm_intel")
+HOW_TO_BUILD = f"run 'make kvm-modules KERNEL={PATCHED_SERIES}'"
 
 
 def read(path: Path) -> bytes:
@@ -29,14 +33,45 @@ def depends(elf: bytes) -> list[str]:
     return [name.replace("-", "_") for name in names.split(",") if name]
 
 
-def in_load_order(kernel: Kernel, wanted: list[str]) -> dict[str, bytes]:
-    """The wanted modules, each after everything that it depends on."""
+def patched_directory(config: Config) -> Path:
+    return config.build / "kvm" / PATCHED_SERIES
+
+
+def patched(config: Config) -> tuple[Kernel, dict[str, Path]]:
+    """Our KVM modules by name, and the stock kernel that they were built for."""
+    directory = patched_directory(config)
+    files = {name: directory / f"{name.replace('_', '-')}.ko" for name in PATCHED}
+    for path in (directory / "info", *files.values()):
+        if not path.is_file():
+            raise LabError(f"{path} does not exist, but 'kvm: patched' needs it: "
+                           f"{HOW_TO_BUILD}")
+    info = key_values(directory / "info")
+    if missing := {"image", "version"} - set(info):
+        raise LabError(f"{directory}/info lacks {', '.join(sorted(missing))}: {HOW_TO_BUILD}")
+    kernel = kernel_of_modules(config, info)
+    for path in files.values():
+        check_vermagic(path, kernel.release)
+    return kernel, files
+
+
+def check_vermagic(path: Path, release: str) -> None:
+    """A module of another kernel must not even be offered to this one."""
+    match = re.search(rb"\0vermagic=([^ \0]*)", path.read_bytes())
+    built_for = match.group(1).decode() if match else "unknown"
+    if built_for != release:
+        raise LabError(f"{path} was built for kernel '{built_for}', the lab would boot "
+                       f"'{release}': {HOW_TO_BUILD}")
+
+
+def in_load_order(kernel: Kernel, wanted: list[str],
+                  replaced: dict[str, Path]) -> dict[str, bytes]:
+    """The wanted modules, each after what it depends on; some from elsewhere."""
     order: dict[str, bytes] = {}
 
     def add(name: str) -> None:
         if name in order:
             return
-        elf = read(kernel.module(name))
+        elf = read(replaced.get(name) or kernel.module(name))
         for other in depends(elf):
             add(other)
         order[name] = elf

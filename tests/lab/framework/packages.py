@@ -21,29 +21,32 @@ def _run(argv: list[str], env: dict[str, str] | None = None) -> str:
     return result.stdout
 
 
-def pinned() -> dict[str, str]:
-    """The "KEY VALUE" lines of the version file."""
+def key_values(path: Path) -> dict[str, str]:
+    """The "KEY VALUE" lines of a file."""
     pairs = [line.split(maxsplit=1) for line in
-             KERNEL_VERSION.read_text(encoding="utf-8").splitlines()
+             path.read_text(encoding="utf-8").splitlines()
              if line.strip() and not line.startswith("#")]
     return {key: value.strip() for key, value in pairs}
 
 
-def _debs(config: Config) -> Path:
-    return config.cache / "lab"
+def pinned() -> dict[str, str]:
+    return key_values(KERNEL_VERSION)
 
 
-def download(config: Config, package: str, version: str = "") -> Path:
-    """The .deb of a package in the lab's suite; kept in the cache."""
-    if found := _newest(_debs(config), package):
+def download(config: Config, package: str, version: str = "", suite: str = "",
+             place: str = "lab") -> Path:
+    """The .deb of a package in a suite (the lab's own), kept in cache/PLACE."""
+    debs = config.cache / place
+    if found := _newest(debs, package):
         return found
     config.say(f"  downloading {package} ...")
     wanted = f"{package}={version}" if version else package
-    _run([str(APT_SUITE), "-C", str(_debs(config)), pinned()["suite"], "download", wanted],
+    debs.mkdir(parents=True, exist_ok=True)
+    _run([str(APT_SUITE), "-C", str(debs), suite or pinned()["suite"], "download", wanted],
          env={**os.environ, "BUILD_DIR": str(config.build)})
-    if found := _newest(_debs(config), package):
+    if found := _newest(debs, package):
         return found
-    raise LabError(f"{APT_SUITE.name} left no {package}_*.deb in {_debs(config)}")
+    raise LabError(f"{APT_SUITE.name} left no {package}_*.deb in {debs}")
 
 
 def _newest(directory: Path, name: str) -> Path | None:
@@ -106,7 +109,15 @@ class Kernel:
 
 
 def kernel(config: Config) -> Kernel:
+    """The stock kernel of the lab."""
     return Kernel(unpack(config, kernel_deb(config)))
+
+
+def kernel_of_modules(config: Config, info: dict[str, str]) -> Kernel:
+    """The stock kernel that patched modules were built for; their "info" names it."""
+    deb = download(config, info["image"], info["version"], pinned()["modules-suite"],
+                   "kernel")
+    return Kernel(unpack(config, deb))
 
 
 def rom_directories(config: Config) -> list[Path]:

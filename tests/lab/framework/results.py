@@ -54,11 +54,27 @@ def one_per_line(rows: list[Row]) -> str:
     return _align(lines)
 
 
+def cow_table(rows: list[Row]) -> str:
+    """One line per run: faults per page read then written, and population."""
+    lines = [["run", "faults per page", "reading", "writing", "mapped", "host copies",
+              "populate, ms", "in two passes", "result"]]
+    for row in rows:
+        lines.append([row["name"], *(_fraction(row.get(name)) for name in (
+            "tdp_faults_per_page", "tdp_read_faults_per_page", "tdp_write_faults_per_page",
+            "tdp_mapped_per_page", "host_cow_per_page")), _text(row.get("populate_ms")),
+                      _text(row.get("two_pass_populate_ms")), verdict(row)])
+    return _align(lines)
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def verdict(row: Row) -> str:
     """A word for the last column; a prefault run that faults has failed."""
     if "error" in row:
         return f"ERROR {row['error']}"[:100]
-    if not row["booted"]:
+    if not row["booted"] and row.get("scenario") != "populate":
         return "NOT BOOTED"
     if row["config"] == "prefault" and row["ram_faults"]:
         return "FAULTS"

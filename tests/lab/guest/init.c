@@ -16,6 +16,9 @@
  *                   cputouch MIB    each CPU touches its share, all at once
  *                   hold MIB        map, fill with a pattern and keep it
  *                   check           verify that pattern, then write it anew
+ *                   physread MIB AT   read a byte of each page of that many
+ *                                   MiB of physical memory from AT MiB on
+ *                   physwrite MIB AT  write one, the same way
  *                   smi COUNT       raise COUNT system management interrupts
  *                   suspend         suspend to RAM, answers after wake-up
  *                   reboot          no answer: the next line is "boot"
@@ -25,6 +28,9 @@
  * are part of its time; they come once per 64 KiB, so that the time is mostly
  * the host's and does not depend on the size of the guest's RAM (Linux
  * chooses its huge page mode by that).
+ *
+ * The two phys commands are for memory that the kernel was told not to use
+ * (memmap=SIZE$AT), so that nobody but them has ever touched it.
  *
  * The kernel turns "lab_touch=MIB" on its command line into an environment
  * variable; with it the boot-time touch runs before "ready".
@@ -204,6 +210,49 @@ static void check(void)
     }
 }
 
+static char *map_physical(size_t size, size_t at)
+{
+    int fd = open("/dev/mem", O_RDWR);
+    char *mem;
+
+    if (fd < 0) {
+        return NULL;
+    }
+    /* The kernel maps all of it at once: no guest page faults while touching */
+    mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, at);
+    close(fd);
+    return mem == MAP_FAILED ? NULL : mem;
+}
+
+static size_t count_nonzero(const char *mem, size_t size)
+{
+    size_t at, nonzero = 0;
+
+    for (at = 0; at < size; at += PAGE) {
+        nonzero += *(const volatile char *)(mem + at) != 0;
+    }
+    return nonzero;
+}
+
+static void physical(const char *command, size_t mib, size_t at_mib)
+{
+    size_t size = mib * MIB;
+    char *mem = map_physical(size, at_mib * MIB);
+
+    if (!mem) {
+        say("error %s /dev/mem: %s", command, strerror(errno));
+        return;
+    }
+    if (!strcmp(command, "physwrite")) {
+        touch_pass(mem, size);
+        say("ok physwrite pages=%zu", size / PAGE);
+    } else {
+        say("ok physread pages=%zu nonzero=%zu", size / PAGE,
+            count_nonzero(mem, size));
+    }
+    munmap(mem, size);
+}
+
 /* Through the kernel: emulated I/O permission bitmaps cannot be relied on. */
 static void smi(int count)
 {
@@ -240,9 +289,9 @@ static void suspend(void)
 static void obey(const char *line)
 {
     char command[16] = "";
-    size_t n = 0;
+    size_t n = 0, at = 0;
 
-    sscanf(line, "%15s %zu", command, &n);
+    sscanf(line, "%15s %zu %zu", command, &n, &at);
     if (!strcmp(command, "ping")) {
         say("ok ping");
     } else if (!strcmp(command, "touch")) {
@@ -253,6 +302,8 @@ static void obey(const char *line)
         hold(n);
     } else if (!strcmp(command, "check")) {
         check();
+    } else if (!strcmp(command, "physread") || !strcmp(command, "physwrite")) {
+        physical(command, n, at);
     } else if (!strcmp(command, "smi")) {
         smi(n);
     } else if (!strcmp(command, "suspend")) {

@@ -122,14 +122,20 @@ static void touch(const char *tag, size_t mib)
         tag, mib, first, second);
 }
 
-static int touch_on_cpu(int cpu, size_t size)
+static int run_on_cpu(int cpu)
 {
     cpu_set_t set;
-    char *mem;
 
     CPU_ZERO(&set);
     CPU_SET(cpu, &set);
-    if (sched_setaffinity(0, sizeof(set), &set) || !(mem = map_memory(size))) {
+    return sched_setaffinity(0, sizeof(set), &set);
+}
+
+static int touch_on_cpu(int cpu, size_t size)
+{
+    char *mem;
+
+    if (run_on_cpu(cpu) || !(mem = map_memory(size))) {
         return 1;
     }
     touch_pass(mem, size);
@@ -259,6 +265,14 @@ static void smi(int count)
     int fd = open("/dev/port", O_WRONLY);
     int i, done = 0;
 
+    /*
+     * q35 sends the SMI to the CPU that writes, and SeaBIOS has set up SMM on
+     * the first one only: another would run whatever lies at its SMBASE.
+     */
+    if (run_on_cpu(0)) {
+        say("error smi affinity: %s", strerror(errno));
+        return;
+    }
     for (i = 0; i < count; i++) {
         done += pwrite(fd, "", 1, APM_CONTROL_PORT) == 1;
     }

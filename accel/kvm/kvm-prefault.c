@@ -72,9 +72,9 @@ static void release_vcpus(void)
 }
 
 /*
- * 'on' means all or nothing, so a first pass that fails ends QEMU: the guest
- * has not run, nothing is lost.  Later the guest's data is worth more than
- * our promise.
+ * 'on' means all or nothing, so a first pass that fails while the guest waits
+ * for it ends QEMU: the guest has not run, nothing is lost.  Once it runs
+ * (later, or with 'prefault-wait=off') its data is worth more than our promise.
  */
 static void refuse_incomplete_start(void)
 {
@@ -82,7 +82,8 @@ static void refuse_incomplete_start(void)
     bool on = p->config.mode == ON_OFF_AUTO_ON;
     bool pinned = p->config.pin_set && p->config.pin != KVM_PIN_RAM_OFF;
 
-    if (p->first_pass_done || !(on || pinned) || !p->pass_reasons->len) {
+    if (p->first_pass_done || !p->hold || !(on || pinned) ||
+        !p->pass_reasons->len) {
         return;
     }
     error_report("'%s=%s': guest RAM could not be populated: %s",
@@ -101,7 +102,7 @@ static void warn_incomplete(void)
 
     if (!warned) {
         warned = true;
-        warn_report("kvm prefault: guest RAM is not completely mapped: %s "
+        warn_report("kvm prefault: guest RAM is not completely populated: %s "
                     "(see query-kvm-prefault)",
                     (char *)g_ptr_array_index(p->pass_reasons, 0));
     }
@@ -121,6 +122,8 @@ static void finish_pass(void)
         state = KVM_PREFAULT_STATE_OFF;
     } else if (p->pass_reasons->len) {
         state = KVM_PREFAULT_STATE_PARTIAL;
+    }
+    if (p->pass_reasons->len) {
         warn_incomplete();
     }
     /* before the guest runs on: it must not take a fault that is not counted */

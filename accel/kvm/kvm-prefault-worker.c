@@ -213,6 +213,21 @@ static void mark_unable(CPUState *cpu, int as_id, int ret)
     kvm_prefault_kick_vcpus();
 }
 
+/* The first failure in an address space speaks for those that follow it */
+static void chunk_failed(const KVMPrefaultChunk *chunk, uint64_t done, int ret)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (p->failed_as & (1u << chunk->as_id)) {
+        return;
+    }
+    p->failed_as |= 1u << chunk->as_id;
+    kvm_prefault_reason(p->pass_reasons,
+                        "KVM_PRE_FAULT_MEMORY at 0x%" PRIx64
+                        " in address space %d: %s",
+                        chunk->gpa + done, chunk->as_id, strerror(-ret));
+}
+
 /*
  * Give @chunk back with the result of the ioctl.  Returns false if this vCPU
  * had better not go on with the address space.
@@ -229,10 +244,7 @@ static bool finish_chunk(CPUState *cpu, KVMPrefaultChunk *chunk, int ret,
                              done, ret);
     /* ROM, flash and device RAM are mapped as a favour: no reason given */
     if (failed && chunk->range && chunk->range->ram) {
-        kvm_prefault_reason(p->pass_reasons,
-                            "KVM_PRE_FAULT_MEMORY at 0x%" PRIx64
-                            " in address space %d: %s",
-                            chunk->gpa + done, as_id, strerror(-ret));
+        chunk_failed(chunk, done, ret);
     }
     kvm_prefault_ranges_put(&p->ranges, chunk, done, failed);
     if (unable) {

@@ -72,9 +72,20 @@ static void release_vcpus(void)
 }
 
 /*
- * 'on' means all or nothing, so a first pass that fails while the guest waits
- * for it ends QEMU: the guest has not run, nothing is lost.  Once it runs
- * (later, or with 'prefault-wait=off') its data is worth more than our promise.
+ * Nothing is lost if QEMU ends now: the guest waits for its first instruction,
+ * or runs on at the source of a migration that has not ended yet.
+ */
+static bool may_refuse_start(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return !p->first_pass_done && p->hold &&
+           (!p->incoming || runstate_check(RUN_STATE_INMIGRATE));
+}
+
+/*
+ * 'on' means all or nothing, so a first pass that fails ends QEMU.  A guest
+ * that has run is worth more than our promise.
  */
 static void refuse_incomplete_start(void)
 {
@@ -82,8 +93,7 @@ static void refuse_incomplete_start(void)
     bool on = p->config.mode == ON_OFF_AUTO_ON;
     bool pinned = p->config.pin_set && p->config.pin != KVM_PIN_RAM_OFF;
 
-    if (p->first_pass_done || !p->hold || !(on || pinned) ||
-        !p->pass_reasons->len) {
+    if (!may_refuse_start() || !(on || pinned) || !p->pass_reasons->len) {
         return;
     }
     error_report("'%s=%s': guest RAM could not be populated: %s",
@@ -280,6 +290,7 @@ void kvm_prefault_request(KVMPrefaultCause cause)
     if (p->state != KVM_PREFAULT_STATE_POPULATING) {
         p->requested_us = g_get_monotonic_time();
         g_ptr_array_set_size(p->pass_reasons, 0);
+        p->failed_as = 0;
     }
     p->pass++;
     trace_kvm_prefault_request(p->pass, cause);
@@ -317,6 +328,7 @@ void kvm_prefault_reset(void)
     }
     if (!p->causes[KVM_PREFAULT_CAUSE_START]) {
         cause = KVM_PREFAULT_CAUSE_START;
+        p->incoming = runstate_check(RUN_STATE_INMIGRATE);
     } else if (runstate_check(RUN_STATE_SUSPENDED)) {
         cause = KVM_PREFAULT_CAUSE_WAKEUP;
     }

@@ -93,6 +93,7 @@ typedef struct KVMPrefault {
     KvmPrefaultState state;
     bool machine_ready;         /* slots exist, the first reset is next */
     bool first_pass_done;
+    bool incoming;              /* the guest comes from another host */
     bool hold;                  /* vCPUs wait for the pass */
     bool dirty_logging;
     bool host_stale;            /* host pages are to be populated */
@@ -110,6 +111,7 @@ typedef struct KVMPrefault {
 
     GPtrArray *host_reasons;    /* found out by probing */
     GPtrArray *pass_reasons;    /* found out by the last pass */
+    uint32_t failed_as;         /* address spaces that have such a reason */
 
     /*
      * Number of KVM_PRE_FAULT_MEMORY ioctls that run without the BQL.

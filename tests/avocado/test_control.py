@@ -125,6 +125,49 @@ class Refusals(LabTest):
         self.check_refused("virtio-mem", "'prefault=on'", "virtio-mem")
 
 
+class Failures(LabTest):
+    """
+    :avocado: enable
+    """
+
+    group = "failures"
+    where = "KVM_PRE_FAULT_MEMORY at 0x8000000"
+
+    def check_partial(self, row: Row) -> None:
+        """Half of the RAM is populated, the query says why, the guest lives."""
+        info = row["query"]
+        self.assertTrue(row["booted"])
+        self.assertEqual(info["state"], "partial", info)
+        self.assertIn(self.where, " ".join(info["reasons"]))
+        self.assertLessEqual(len(info["reasons"]), 2, "one per address space")
+        self.assertLess(info["populated-bytes"], info["total-bytes"])
+
+    def test_at_start(self):
+        """prefault=on: an ioctl that fails in the middle of the first pass."""
+        row = self.row("fails-at-start")
+        self.assertEqual(row["exit_status"], 1, row["message"])
+        for word in ("'prefault=on'", self.where, "Input/output error", "prefault=auto"):
+            self.assertIn(word, row["message"])
+
+    def test_auto(self):
+        """prefault=auto: one warning, the guest runs, the query says why."""
+        row = self.row("fails-in-auto")
+        self.check_partial(row)
+        self.assertEqual(row["message"].count("not completely populated"), 1)
+
+    def test_later(self):
+        """prefault=on, guest running: partial and an event; the next pass heals it."""
+        row = self.row("fails-later")
+        self.check_partial(row)
+        self.assertEqual(row["event"]["state"], "partial")
+        self.assertEqual(row["healed"]["state"], "ready")
+        self.assertEqual([step["ram_faults"] for step in row["events"]], [0, 0])
+
+    def test_after_migration(self):
+        """The guest has arrived and lives on: its source is gone."""
+        self.check_partial(self.row("fails-after-migration"))
+
+
 class NoTdp(LabTest):
     """
     :avocado: enable

@@ -36,6 +36,7 @@ class Guest:
         self._started = time.monotonic()
         self._deadline = self._started + spec.timeout
         self.milliseconds = 0.0
+        self.env: dict[str, str] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp_log = open(self.work / "qmp.log", "a", encoding="utf-8")
         self.console: Console
@@ -69,7 +70,7 @@ class Guest:
         with open(self.work / "stderr", "wb") as stderr:
             self._process = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
-                preexec_fn=self._user())
+                preexec_fn=self._user(), env={**os.environ, **self.env})
         if console:
             self.console = self._connect("console", lambda path: Console(
                 path, self.work / "console.log"))

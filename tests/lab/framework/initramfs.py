@@ -60,13 +60,21 @@ def libraries(binaries: Iterable[Path]) -> set[Path]:
     return found
 
 
-def build_guest_init(config: Config) -> Path:
-    """Compile guest/init.c statically; make's rule: only when it is newer."""
-    source, target = LAB / "guest" / "init.c", config.work / "guest-init"
+def compiled(source: Path, target: Path, *how: str) -> Path:
+    """Compile one file; make's rule: only when the source is newer."""
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
-        subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-static", "-s",
+        subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-s", *how,
                         "-o", str(target), str(source)], check=True, timeout=120)
     return target
+
+
+def build_guest_init(config: Config) -> Path:
+    return compiled(LAB / "guest" / "init.c", config.work / "guest-init", "-static")
+
+
+def build_failing_ioctl(config: Config) -> Path:
+    return compiled(LAB / "host" / "failing-ioctl.c", config.work / "failing-ioctl.so",
+                    "-shared", "-fPIC")
 
 
 def build_guest(config: Config) -> Path:
@@ -154,6 +162,7 @@ class HostImage:
             self._files[f"/lab/firmware/{name}"] = path
         self._files["/lab/kernel"] = self.kernel.image
         self._files["/lab/guest.cpio"] = build_guest(config)
+        self._files["/lab/failing-ioctl.so"] = build_failing_ioctl(config)
         self._files["/usr/bin/busybox"] = BUSYBOX
 
     def _key(self) -> str:

@@ -23,10 +23,14 @@ class Context:
     paths: Paths
     faults: RamFaults | NoFaults
     guests: list[Guest] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
 
     def guest(self, name: str = "guest", extra: list[str] | None = None) -> Guest:
         """A guest that is remembered, so that a failure shows its logs."""
-        guest = Guest(self.spec, self.paths, name, extra)
+        return self.remember(Guest(self.spec, self.paths, name, extra))
+
+    def remember(self, guest: Guest) -> Guest:
+        guest.env = self.env
         self.guests.append(guest)
         return guest
 

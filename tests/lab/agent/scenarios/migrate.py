@@ -4,7 +4,7 @@
 import dataclasses
 import subprocess
 import time
-from typing import Any
+from typing import Any, Callable
 
 from ..guest import Guest, GuestError
 from . import Context, Steps, scenario
@@ -64,7 +64,7 @@ def _other_config(context: Context) -> str:
 
 
 @scenario
-def migrate(context: Context) -> dict[str, Any]:
+def migrate(context: Context, before_cont: Callable[[], None] | None = None) -> dict[str, Any]:
     """To a file, from it into a second QEMU, then cont there.
 
     options.to names the destination's config, default: the source's.
@@ -81,11 +81,13 @@ def migrate(context: Context) -> dict[str, Any]:
         steps.mark("source")
     target_spec = dataclasses.replace(context.spec, config=_other_config(context))
     target = Guest(target_spec, context.paths, "target", ["-incoming", "defer", "-S"])
-    context.guests.append(target)
+    context.remember(target)
     with target.start():
         target.qmp.command("migrate-incoming", uri=stream)
         wait_migration(target)
         before = target.prefault()
+        if before_cont:
+            before_cont()
         target.qmp.command("cont")
         target.ask("check")
         target.ask(f"touch {context.spec.touched_mib // 2}")

@@ -51,7 +51,8 @@ class TcgSvm(Emulator):
             str(self.binary), *search, "-nodefaults", "-no-user-config",
             "-vga", "none", "-display", "none", "-no-reboot",
             "-accel", "tcg,thread=multi,tb-size=512",
-            "-machine", "q35,smm=off", "-cpu", "max,+svm,+npt",
+            # TCG does rep stosb byte by byte: without erms, kernels use rep stosq
+            "-machine", "q35,smm=off", "-cpu", "max,+svm,+npt,-erms,-fsrm",
             "-smp", str(machine.cpus), "-m", f"{machine.mem_mib}M",
             "-kernel", str(kernel), "-initrd", str(initrd),
             "-append", f"{APPEND} {machine.append}".strip(),

@@ -4,7 +4,7 @@
 from typing import Any
 
 from ..console import Line
-from . import Context, Steps, prefault_facts, scenario
+from . import Context, prefault_facts, scenario
 
 
 def touch_times(line: Line) -> dict[str, float]:
@@ -23,20 +23,3 @@ def boot(context: Context) -> dict[str, Any]:
     return {"booted": status == 0, **touch_times(touched), **facts,
             "ram_faults_at_query": counts["ram_faults"], "exit_status": status,
             "boot_ms": guest.milliseconds}
-
-
-@scenario
-def vcpus(context: Context) -> dict[str, Any]:
-    """Every vCPU touches memory, all at once, then each raises SMIs."""
-    steps = Steps(context)
-    with context.guest().start() as guest:
-        guest.boot()
-        steps.mark("boot")
-        line = guest.ask(f"cputouch {context.spec.touched_mib}")
-        steps.mark("cputouch", cpus=int(line.values["cpus"]))
-        guest.ask("smi 8")
-        steps.mark("smi")
-        info = guest.prefault()
-        status = guest.power_off()
-    steps.mark("poweroff")
-    return {"booted": status == 0, "events": steps.rows, "query": info}

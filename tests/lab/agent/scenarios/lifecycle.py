@@ -1,10 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Events in a guest's life; each is followed by work that would fault."""
 
-from typing import Any
+import functools
+from typing import Any, Callable
 
 from ..guest import Guest
-from . import Context, Steps, scenario
+from . import Context, Scenario, Steps, scenario
+
+Events = Callable[[Context, Guest, Steps], dict[str, Any] | None]
+
+
+def life(events: Events) -> Scenario:
+    """A scenario of what happens between a guest's boot and its power-off.
+
+    The function may return more facts for the row.
+    """
+    @functools.wraps(events)
+    def run(context: Context) -> dict[str, Any]:
+        steps = Steps(context)
+        with context.guest().start() as guest:
+            guest.boot()
+            steps.mark("boot")
+            more = events(context, guest, steps) or {}
+            info = guest.prefault()
+            status = guest.power_off()
+            steps.mark("poweroff")
+        return {"booted": status == 0, "events": steps.rows, "query": info, **more}
+    return scenario(run)
 
 
 def _touch(context: Context, guest: Guest) -> None:
@@ -12,98 +34,75 @@ def _touch(context: Context, guest: Guest) -> None:
     guest.ask(f"touch {context.spec.touched_mib // 2}")
 
 
-def _finish(guest: Guest, steps: Steps) -> dict[str, Any]:
-    info = guest.prefault()
-    status = guest.power_off()
-    steps.mark("poweroff")
-    return {"booted": status == 0, "events": steps.rows, "query": info}
-
-
-@scenario
-def reset(context: Context) -> dict[str, Any]:
+@life
+def reset(context: Context, guest: Guest, steps: Steps) -> None:
     """system_reset twice, the second one early in the firmware."""
-    steps = Steps(context)
-    with context.guest().start() as guest:
-        guest.boot()
-        steps.mark("boot")
-        guest.qmp.command("set-action", reboot="reset")
-        guest.qmp.command("system_reset")
-        guest.boot()
-        steps.mark("system_reset")
-        guest.qmp.command("system_reset")
-        guest.qmp.command("system_reset")
-        guest.boot()
-        steps.mark("system_reset, twice in a row")
-        return _finish(guest, steps)
+    guest.qmp.command("set-action", reboot="reset")
+    guest.qmp.command("system_reset")
+    guest.boot()
+    steps.mark("system_reset")
+    guest.qmp.command("system_reset")
+    guest.qmp.command("system_reset")
+    guest.boot()
+    steps.mark("system_reset, twice in a row")
 
 
-@scenario
-def reboot(context: Context) -> dict[str, Any]:
+@life
+def reboot(context: Context, guest: Guest, steps: Steps) -> None:
     """The guest's own reboot."""
-    steps = Steps(context)
-    with context.guest().start() as guest:
-        guest.boot()
-        steps.mark("boot")
-        guest.qmp.command("set-action", reboot="reset")
-        guest.console.send("reboot")
-        guest.boot()
-        steps.mark("guest reboot")
-        return _finish(guest, steps)
+    guest.qmp.command("set-action", reboot="reset")
+    guest.console.send("reboot")
+    guest.boot()
+    steps.mark("guest reboot")
 
 
-@scenario
-def stop_cont(context: Context) -> dict[str, Any]:
+@life
+def stop_cont(context: Context, guest: Guest, steps: Steps) -> None:
     """Stopped while running, populated again while stopped, continued."""
-    steps = Steps(context)
-    with context.guest().start() as guest:
-        guest.boot()
-        steps.mark("boot")
-        guest.qmp.command("stop")
-        guest.qmp.command("cont")
-        _touch(context, guest)
-        steps.mark("stop, cont")
-        guest.qmp.command("stop")
-        answer = guest.qmp.exchange("kvm-prefault")
-        guest.qmp.command("cont")
-        _touch(context, guest)
-        steps.mark("stop, kvm-prefault, cont", refused="error" in answer)
-        return _finish(guest, steps)
+    guest.qmp.command("stop")
+    guest.qmp.command("cont")
+    _touch(context, guest)
+    steps.mark("stop, cont")
+    guest.qmp.command("stop")
+    answer = guest.qmp.exchange("kvm-prefault")
+    guest.qmp.command("cont")
+    _touch(context, guest)
+    steps.mark("stop, kvm-prefault, cont", refused="error" in answer)
 
 
-@scenario
-def suspend(context: Context) -> dict[str, Any]:
+@life
+def suspend(context: Context, guest: Guest, steps: Steps) -> None:
     """Suspend to RAM and wake-up, then a reset; held memory must survive."""
-    steps = Steps(context)
-    with context.guest().start() as guest:
-        guest.boot()
-        guest.ask(f"hold {context.spec.touched_mib // 4}")
-        steps.mark("boot")
-        guest.console.send("suspend")
-        guest.qmp.wait_event("SUSPEND", guest.left)
-        guest.qmp.command("system_wakeup")
-        guest.console.expect("ok", guest.left, "suspend")
-        guest.ask("check")
-        _touch(context, guest)
-        steps.mark("suspend, wake-up")
-        guest.qmp.command("set-action", reboot="reset")
-        guest.qmp.command("system_reset")
-        guest.boot()
-        steps.mark("system_reset after wake-up")
-        return _finish(guest, steps)
+    guest.ask(f"hold {context.spec.touched_mib // 4}")
+    guest.console.send("suspend")
+    guest.qmp.wait_event("SUSPEND", guest.left)
+    guest.qmp.command("system_wakeup")
+    guest.console.expect("ok", guest.left, "suspend")
+    guest.ask("check")
+    _touch(context, guest)
+    steps.mark("suspend, wake-up")
+    guest.qmp.command("set-action", reboot="reset")
+    guest.qmp.command("system_reset")
+    guest.boot()
+    steps.mark("system_reset after wake-up")
 
 
-@scenario
-def smi(context: Context) -> dict[str, Any]:
+@life
+def smi(context: Context, guest: Guest, steps: Steps) -> None:
     """System management interrupts at run time, before and after a reset."""
-    steps = Steps(context)
-    with context.guest().start() as guest:
-        guest.boot()
-        steps.mark("boot")
-        guest.ask("smi 16")
-        steps.mark("smi")
-        guest.qmp.command("set-action", reboot="reset")
-        guest.qmp.command("system_reset")
-        guest.boot()
-        guest.ask("smi 16")
-        steps.mark("system_reset, smi")
-        return _finish(guest, steps)
+    guest.ask("smi 16")
+    steps.mark("smi")
+    guest.qmp.command("set-action", reboot="reset")
+    guest.qmp.command("system_reset")
+    guest.boot()
+    guest.ask("smi 16")
+    steps.mark("system_reset, smi")
+
+
+@life
+def vcpus(context: Context, guest: Guest, steps: Steps) -> None:
+    """Every vCPU touches memory, all at once, then each raises SMIs."""
+    line = guest.ask(f"cputouch {context.spec.touched_mib}")
+    steps.mark("cputouch", cpus=int(line.values["cpus"]))
+    guest.ask("smi 8")
+    steps.mark("smi")

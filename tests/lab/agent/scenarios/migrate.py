@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 from ..guest import Guest, GuestError
 from . import Context, Steps, scenario
+from .lifecycle import life
 
 
 def wait_migration(guest: Guest, wanted: str = "completed") -> None:
@@ -98,27 +99,20 @@ def migrate(context: Context, before_cont: Callable[[], None] | None = None) -> 
             "query_before_cont": before}
 
 
-@scenario
-def dirty_log(context: Context) -> dict[str, Any]:
+@life
+def dirty_log(context: Context, guest: Guest, steps: Steps) -> None:
     """A migration that is cancelled: write protection goes, mappings return."""
-    steps = Steps(context)
-    with context.guest().start() as guest:
-        guest.boot()
-        guest.ask(f"hold {context.spec.touched_mib // 4}")
-        steps.mark("boot")
-        guest.qmp.command("migrate-set-parameters", max_bandwidth=1 << 20)
-        guest.qmp.command("migrate", uri=f"file:{context.paths.work}/stream")
-        guest.ask("check")
-        steps.mark("while migrating")
-        guest.qmp.command("migrate_cancel")
-        wait_migration(guest, "cancelled")
-        if context.spec.config == "prefault":
-            guest.wait_prefault(("ready", "partial"))
-        # What the guest did between the cancellation and the end of the pass.
-        steps.mark("cancelling")
-        guest.ask("check")
-        guest.ask(f"touch {context.spec.touched_mib // 2}")
-        steps.mark("after a cancelled migration")
-        info = guest.prefault()
-        status = guest.power_off()
-    return {"booted": status == 0, "events": steps.rows, "query": info}
+    guest.ask(f"hold {context.spec.touched_mib // 4}")
+    guest.qmp.command("migrate-set-parameters", max_bandwidth=1 << 20)
+    guest.qmp.command("migrate", uri=f"file:{context.paths.work}/stream")
+    guest.ask("check")
+    steps.mark("while migrating")
+    guest.qmp.command("migrate_cancel")
+    wait_migration(guest, "cancelled")
+    if context.spec.config == "prefault":
+        guest.wait_prefault(("ready", "partial"))
+    # What the guest did between the cancellation and the end of the pass.
+    steps.mark("cancelling")
+    guest.ask("check")
+    guest.ask(f"touch {context.spec.touched_mib // 2}")
+    steps.mark("after a cancelled migration")

@@ -7,6 +7,9 @@ from typing import Any, Callable
 
 Row = dict[str, Any]
 
+# Of QEMU, in scenarios that boot no guest.
+EXIT_STATUS = {"refused": 1, "starved": 1, "paused": 0}
+
 TABLE: list[tuple[str, Callable[[Row], Any]]] = [
     ("machine", lambda r: f"{r['machine']}, {r['firmware']}"),
     ("vCPUs, memory", lambda r: f"{r['smp']}, {r['mem_mib']} MiB"),
@@ -74,6 +77,9 @@ def verdict(row: Row) -> str:
     """A word for the last column; a prefault run that faults has failed."""
     if "error" in row:
         return f"ERROR {row['error']}"[:100]
+    wanted = EXIT_STATUS.get(row.get("scenario", ""))
+    if wanted is not None:
+        return "ok" if row["exit_status"] == wanted else f"EXIT STATUS {row['exit_status']}"
     if not row["booted"] and row.get("scenario") != "populate":
         return "NOT BOOTED"
     if row["config"] == "prefault" and row["ram_faults"]:

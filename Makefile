@@ -11,7 +11,8 @@ all: setup
 
 help:
 	@echo 'make              fetch, configure and build the fork (build/qemu/qemu-system-x86_64)'
-	@echo 'make boot         boot a guest stock and with prefault=on, print both (LAB=npt|host)'
+	@echo 'make boot         boot a guest stock and with prefault=on, print both (LAB=npt|ept|host)'
+	@echo '                  LAB=ept emulates EPT, slowly, with our KVM modules; KVM=stock|patched chooses'
 	@echo 'make bench-boot   the whole boot matrix, build/results/matrix.json'
 	@echo 'make bench-cow    pages read, then written, build/results/cow.json'
 	@echo 'make bench        all benchmarks'
@@ -27,8 +28,14 @@ setup:
 	@$(root)/configure
 	@$(root)/scripts/build fork
 
+# The EPT lab shows our modules, unless told otherwise.
+KVM ?= $(if $(filter ept,$(LAB)),patched,stock)
+
 boot: setup
-	@$(lab) boot $(if $(LAB),--lab $(LAB))
+ifeq ($(KVM),patched)
+	@$(root)/scripts/kvm-modules 6.12
+endif
+	@$(lab) boot --kvm $(KVM) $(if $(LAB),--lab $(LAB))
 
 bench-boot: setup
 	@$(lab) matrix $(if $(LAB),--lab $(LAB))

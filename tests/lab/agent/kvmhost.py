@@ -18,9 +18,9 @@ THP = Path("/sys/kernel/mm/transparent_hugepage")
 HUGE_2M = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 
 
-def load_modules(directory: Path, parameters: dict[str, str]) -> None:
-    """Insert the modules named in directory/order, in that order."""
-    for name in (directory / "order").read_text(encoding="ascii").split():
+def load_modules(directory: Path, vendor: str, parameters: dict[str, str]) -> None:
+    """Insert the modules named in directory/order.VENDOR, in that order."""
+    for name in (directory / f"order.{vendor}").read_text(encoding="ascii").split():
         words = parameters.get(name, "").split()
         subprocess.run(["/bin/busybox", "insmod", str(directory / f"{name}.ko"), *words],
                        check=True, timeout=60)

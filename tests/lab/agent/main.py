@@ -8,6 +8,7 @@ a failure), done.  Everything else on the channel is noise.
 
 import json
 import sys
+import termios
 import time
 import traceback
 from pathlib import Path
@@ -53,7 +54,8 @@ class Agent:
 
     def _set_up(self) -> None:
         if self._emulated:
-            kvmhost.load_modules(Path(self._job["modules"]), self._job["kvm_parameters"])
+            kvmhost.load_modules(Path(self._job["modules"]), self._job["vendor_module"],
+                                 self._job["kvm_parameters"])
             self._check_kvm(self._job.get("kvm", "stock"))
         try:
             self._faults = RamFaults(None if self._emulated else self._pid())
@@ -123,12 +125,23 @@ class Agent:
         self._out.flush()
 
 
+def open_port(name: str) -> TextIO:
+    """The emulated host's serial port, which an emulator may give real speed."""
+    port = open(name, "w", encoding="utf-8")
+    mode = termios.tcgetattr(port)
+    mode[4] = mode[5] = termios.B115200
+    termios.tcsetattr(port, termios.TCSANOW, mode)
+    return port
+
+
 def main() -> int:
     """Arguments: the job file and, on the emulated host, the output device."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    out = open(sys.argv[2], "w", encoding="utf-8") if len(sys.argv) > 2 else sys.stdout
+    out = open_port(sys.argv[2]) if len(sys.argv) > 2 else sys.stdout
     ok = Agent(job, out).run()
     if job["emulated"]:
+        # What has not been sent by now is lost.
+        termios.tcdrain(out)
         kvmhost.power_off()
     return 0 if ok else 1
 

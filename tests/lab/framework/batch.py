@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Share emulated hosts among runs: a boot costs seconds, so it is not wasted."""
 
-from typing import Any
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable
 
 from . import host
-from .config import Config
+from .config import DEFAULT_KERNEL, Config
 from .emulator import Machine
 
 RUNS_PER_HOST = 8
 HOST_MEM_MIB = 2048
 LARGE_HOST_MEM_MIB = 4096
 # Only the framework reads these fields, they are not sent to the agent.
-FRAMEWORK_FIELDS = ("groups", "host_append", "host_cpus", "kvm", "kvm_parameters")
+FRAMEWORK_FIELDS = ("groups", "host_append", "host_cpus", "kernel", "kvm", "kvm_parameters",
+                    "lab")
 
 Run = dict[str, Any]
 
@@ -29,13 +33,15 @@ def machine_for(runs: list[Run]) -> Machine:
     large = max(run.get("mem_mib", 256) for run in runs) > 512
     return Machine(cpus=max(run.get("host_cpus", 1) for run in runs),
                    mem_mib=LARGE_HOST_MEM_MIB if large else HOST_MEM_MIB,
-                   append=runs[0].get("host_append", ""), kvm=runs[0].get("kvm", "stock"))
+                   append=runs[0].get("host_append", ""), kvm=runs[0].get("kvm", "stock"),
+                   kernel=runs[0].get("kernel", DEFAULT_KERNEL), lab=runs[0].get("lab", ""))
 
 
 def _kind(run: Run) -> tuple[Any, ...]:
     """Runs that differ in this cannot share a host."""
     machine = machine_for([run])
-    return (machine.cpus, machine.mem_mib, machine.append, machine.kvm,
+    return (machine.cpus, machine.mem_mib, machine.append, machine.kvm, machine.kernel,
+            machine.lab,
             tuple(sorted(run.get("kvm_parameters", {}).items())))
 
 
@@ -48,11 +54,31 @@ def batches(runs: list[Run]) -> list[list[Run]]:
             for at in range(0, len(group), RUNS_PER_HOST)]
 
 
+def _at_once(config: Config, groups: list[list[Run]]) -> int:
+    """How many hosts may be emulated at the same time."""
+    beside = all(host.run_beside_others(machine_for(group).lab or config.lab)
+                 for group in groups)
+    return min(len(groups), os.cpu_count() or 1) if beside else 1
+
+
+def _in_threads(jobs: list[Callable[[], host.Outcome]], count: int) -> list[host.Outcome]:
+    with ThreadPoolExecutor(count) as pool:
+        futures = [pool.submit(job) for job in jobs]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            # leaving the block waits for all threads
+            host.cancel()
+            raise
+
+
 def run(config: Config, runs: list[Run], listener: host.Listener) -> list[host.Outcome]:
-    """Run everything; one outcome per host that was booted."""
-    outcomes = []
-    for group in batches(runs):
-        outcomes.append(host.run_job(
-            config, [plain(one) for one in group], machine_for(group),
-            group[0].get("kvm_parameters"), listener))
-    return outcomes
+    """Run everything; one outcome per host that was booted, in the order of batches()."""
+    groups = batches(runs)
+    jobs = [functools.partial(host.run_job, config, [plain(one) for one in group],
+                              machine_for(group), group[0].get("kvm_parameters"), listener)
+            for group in groups]
+    count = _at_once(config, groups)
+    if count > 1:
+        return _in_threads(jobs, count)
+    return [job() for job in jobs]

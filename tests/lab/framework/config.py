@@ -13,6 +13,8 @@ LAB = Path(__file__).resolve().parent.parent
 SOURCE = LAB.parent.parent
 MATRIX = LAB / "machines.json"
 SYSTEM_PYTHON = Path("/usr/bin/python3")
+KERNELS = ("6.1", "6.12")
+DEFAULT_KERNEL = "6.12"
 
 
 class LabError(Exception):
@@ -26,7 +28,7 @@ class Config:
     build: Path
     qemu: Path
     qemu_img: Path
-    emulator: Path
+    emulator: Path | None
     lab: str = "npt"
     keep: bool = False
     verbose: bool = True
@@ -58,7 +60,7 @@ def configure(build: str | None = None, lab: str = "npt", qemu: str | None = Non
         raise LabError(f"{binary} does not exist: run './configure && ninja -C build' "
                        "first, or name a QEMU with --qemu")
     return Config(build=directory, qemu=binary, qemu_img=binary.with_name("qemu-img"),
-                  emulator=Path(emulator).resolve() if emulator else binary,
+                  emulator=Path(emulator).resolve() if emulator else None,
                   lab=lab, keep=keep, verbose=verbose)
 
 

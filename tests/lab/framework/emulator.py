@@ -2,47 +2,86 @@
 """Emulators that offer a host machine with second-level page tables."""
 
 import socket
+import subprocess
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+
+from .config import DEFAULT_KERNEL, Config
 
 APPEND = "console=ttyS0 panic=-1 quiet loglevel=4 nokaslr audit=0"
 
 
 @dataclass
 class Machine:
-    """The emulated host: size, additions to its kernel command line, whose KVM."""
+    """The emulated host: size, additions to its kernel command line, kernel, whose KVM."""
 
     cpus: int = 1
     mem_mib: int = 3072
     append: str = ""
     kvm: str = "stock"
+    kernel: str = DEFAULT_KERNEL
+    lab: str = ""
 
 
 class Emulator(ABC):
     """One kind of emulated host; console and agent channel end in files."""
 
     name: str
+    # The KVM module of the emulated CPU.
+    vendor_module: str
+    # Exit statuses of the emulator after the host's power-off.
+    end_statuses: tuple[int, ...] = (0,)
+    # Factor for all time limits, by clock(); those of rows are for the NPT lab.
+    patience = 1
+    # What limits in real time are, in limits by clock().
+    real_time_factor = 1
+    # Additions to the guests' kernel command line.
+    guest_append = ""
+    # Whether several of them may run at a time, one per CPU of this machine.
+    parallel = False
+    environment: dict[str, str] = {}
 
-    def __init__(self, binary: Path, firmware: list[Path]):
-        self.binary = binary
+    def __init__(self, config: Config, firmware: list[Path]):
+        self.binary = config.emulator or self.default_binary(config)
         self.firmware = firmware
+
+    @staticmethod
+    @abstractmethod
+    def default_binary(config: Config) -> Path:
+        """What runs where the user named no other."""
 
     @abstractmethod
     def command(self, machine: Machine, kernel: Path, initrd: Path,
                 work: Path) -> list[str]:
         """argv; writes work/console.log and work/agent.log."""
 
-    def evidence(self, work: Path) -> str:
+    @abstractmethod
+    def evidence(self, work: Path, process: "subprocess.Popen[bytes]") -> str:
         """What the emulator itself can say about a host that hangs."""
-        return f"no monitor for {self.name} in {work.name}"
+
+    def started(self, process: "subprocess.Popen[bytes]") -> None:
+        """Whatever the emulator needs from us while it runs."""
+
+    @staticmethod
+    def clock(process: "subprocess.Popen[bytes]") -> float:
+        """Seconds that count against time limits."""
+        return time.monotonic()
+
+    def tidy(self, work: Path) -> None:
+        """Remove what command() made and nobody wants to keep."""
 
 
 class TcgSvm(Emulator):
     """QEMU's TCG with AMD's SVM and nested paging."""
 
     name = "npt"
+    vendor_module = "kvm_amd"
+
+    @staticmethod
+    def default_binary(config: Config) -> Path:
+        return config.qemu
 
     def command(self, machine: Machine, kernel: Path, initrd: Path,
                 work: Path) -> list[str]:
@@ -61,7 +100,7 @@ class TcgSvm(Emulator):
             "-monitor", f"unix:{work}/monitor,server=on,wait=off",
         ]
 
-    def evidence(self, work: Path) -> str:
+    def evidence(self, work: Path, process: "subprocess.Popen[bytes]") -> str:
         """Registers twice, a second apart: same place means stuck there."""
         text = []
         for command in ("info status", "info registers -a", "info registers -a"):

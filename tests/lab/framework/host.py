@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +15,19 @@ from typing import Any, Callable, Iterator
 from agent import kvmhost
 
 from . import initramfs, packages
-from .config import LAB, SYSTEM_PYTHON, Config, LabError
-from .emulator import Machine, TcgSvm
+from .bochs import BochsVmx
+from .config import DEFAULT_KERNEL, LAB, SYSTEM_PYTHON, Config, LabError
+from .emulator import Emulator, Machine, TcgSvm
 
+EMULATORS: dict[str, type[Emulator]] = {kind.name: kind for kind in (TcgSvm, BochsVmx)}
 BOOT_TIMEOUT = 120
 END_TIMEOUT = 60
 GRACE = 60
 PANIC = b"Kernel panic - not syncing"
+
+# Images and packages are shared by hosts that run at the same time.
+_preparing = threading.Lock()
+_cancelled = threading.Event()
 
 Listener = Callable[[dict[str, Any]], None]
 
@@ -92,9 +99,14 @@ class AgentChannel:
 
 
 class Watch:
-    """The time limit of the phase that the job is in."""
+    """The time limit of the phase that the job is in, by the emulator's clock.
 
-    def __init__(self, runs: list[dict[str, Any]]):
+    Real time is limited as well, for emulators whose clock can stand still.
+    """
+
+    def __init__(self, runs: list[dict[str, Any]], emulator: Emulator,
+                 process: "subprocess.Popen[bytes]"):
+        self._emulator, self._process = emulator, process
         self._limits = {run["name"]: run.get("timeout", 180) for run in runs}
         self._enter("boot of the emulated host", BOOT_TIMEOUT)
         self.done = False
@@ -110,14 +122,18 @@ class Watch:
             self.done = True
 
     def expired(self) -> str:
-        if time.monotonic() < self._deadline:
-            return ""
-        return f"time limit of {self._seconds} s reached in: {self.phase}"
+        if self._emulator.clock(self._process) >= self._deadline:
+            return f"time limit of {self._seconds} s reached in: {self.phase}"
+        if time.monotonic() >= self._real_deadline:
+            return f"no end after {self._real_seconds} s of real time in: {self.phase}"
+        return ""
 
     def _enter(self, phase: str, seconds: float) -> None:
         self.phase = phase
-        self._seconds = seconds
-        self._deadline = time.monotonic() + seconds
+        self._seconds = seconds * self._emulator.patience
+        self._deadline = self._emulator.clock(self._process) + self._seconds
+        self._real_seconds = self._seconds * self._emulator.real_time_factor
+        self._real_deadline = time.monotonic() + self._real_seconds
 
 
 class EmulatedHost:
@@ -126,8 +142,9 @@ class EmulatedHost:
     def __init__(self, config: Config, machine: Machine | None = None):
         self.config = config
         self.machine = machine or Machine()
-        self._image = initramfs.HostImage(config, self.machine.kvm)
-        self._emulator = TcgSvm(config.emulator, packages.rom_directories(config))
+        self.lab = self.machine.lab or config.lab
+        self._image = initramfs.HostImage(config, self.machine.kvm, self.machine.kernel)
+        self._emulator = EMULATORS[self.lab](config, packages.rom_directories(config))
 
     def paths(self) -> dict[str, str]:
         return {"qemu": "/lab/qemu", "qemu_img": "/lab/qemu-img",
@@ -136,31 +153,40 @@ class EmulatedHost:
                 "initrd": "/lab/guest.cpio", "work": "/tmp/lab"}
 
     def argv(self, work: Path, extra: dict[str, bytes]) -> list[str]:
-        base = self._image.build()
+        with _preparing:
+            base = self._image.build()
         initrd = initramfs.with_extra(base, work / "initrd", extra)
         return self._emulator.command(self.machine, self._image.kernel.image, initrd, work)
 
     def run(self, job: dict[str, Any], listener: Listener) -> Outcome:
         work = _fresh_directory(self.config)
         job |= {"emulated": True, "modules": "/lab/modules", "paths": self.paths(),
-                "kvm": self.machine.kvm}
+                "kvm": self.machine.kvm, "vendor_module": self._emulator.vendor_module,
+                "runs": [self._for_this_lab(run) for run in job["runs"]]}
         argv = self.argv(work, {"/lab/job.json": json.dumps(job).encode()})
-        outcome = Outcome(host={"lab": "npt", "kvm": self.machine.kvm}, artefacts=work)
+        outcome = Outcome(host={"lab": self.lab, "kvm": self.machine.kvm}, artefacts=work)
         with open(work / "emulator.log", "wb") as log:
             log.write((" ".join(argv) + "\n").encode())
             log.flush()
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log,
-                                       stderr=log)
+            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log,
+                                       env={**os.environ, **self._emulator.environment})
+            self._emulator.started(process)
             try:
                 self._follow(process, work, job["runs"], outcome, listener)
             finally:
                 _stop(process)
+                self._emulator.tidy(work)
         _tidy(self.config, work, outcome)
         return outcome
 
+    def _for_this_lab(self, run: dict[str, Any]) -> dict[str, Any]:
+        append = f"{run.get('append', '')} {self._emulator.guest_append}".strip()
+        return {**run, "append": append}
+
     def _follow(self, process: "subprocess.Popen[bytes]", work: Path,
                 runs: list[dict[str, Any]], outcome: Outcome, listener: Listener) -> None:
-        channel, watch = AgentChannel(work / "agent.log"), Watch(runs)
+        channel = AgentChannel(work / "agent.log")
+        watch = Watch(runs, self._emulator, process)
         while True:
             status = process.poll()
             for message in channel.read():
@@ -168,14 +194,17 @@ class EmulatedHost:
                 listener(message)
                 outcome.take(message)
             if status is not None:
-                if status or not watch.done:
+                if status not in self._emulator.end_statuses or not watch.done:
                     outcome.failure = outcome.failure or (
                         f"the emulator ended with status {status} in: {watch.phase}")
+                return
+            if _cancelled.is_set():
+                outcome.failure = f"cancelled in: {watch.phase}"
                 return
             reason = watch.expired() or _panic(work / "console.log")
             if reason:
                 outcome.failure = reason
-                (work / "hang.log").write_text(self._emulator.evidence(work))
+                (work / "hang.log").write_text(self._emulator.evidence(work, process))
                 return
             time.sleep(0.1)
 
@@ -196,9 +225,11 @@ def _fresh_directory(config: Config) -> Path:
     name = f"{time.strftime('%H%M%S')}-{os.getpid()}"
     for number in range(1000):
         work = config.work / "jobs" / f"{name}-{number}"
-        if not work.exists():
+        try:
             work.mkdir(parents=True)
             return work
+        except FileExistsError:
+            continue
     raise FileExistsError(f"{config.work}/jobs/{name}-*")
 
 
@@ -218,6 +249,9 @@ class ThisHost:
 
     def __init__(self, config: Config, machine: Machine | None = None):
         self.config = config
+        if machine and machine.kernel != DEFAULT_KERNEL:
+            raise LabError(f"'kernel: {machine.kernel}', but this machine runs its own: "
+                           "use --lab npt or --lab ept")
         if machine and machine.kvm == "patched" and kvmhost.kvm_kind() != "patched":
             raise LabError("'kvm: patched', but this machine's KVM is not: use --lab npt")
 
@@ -260,15 +294,29 @@ def best_lab() -> str:
     return "host" if kvmhost.kvm_extension(kvmhost.KVM_CAP_PRE_FAULT_MEMORY) > 0 else "npt"
 
 
+def run_beside_others(lab: str) -> bool:
+    """Whether this lab's emulator uses one CPU, and time does not pass without it."""
+    return lab in EMULATORS and EMULATORS[lab].parallel
+
+
+def cancel() -> None:
+    """End the jobs of all threads."""
+    _cancelled.set()
+
+
 def run_job(config: Config, runs: list[dict[str, Any]], machine: Machine | None = None,
             kvm_parameters: dict[str, str] | None = None,
             listener: Listener = lambda message: None) -> Outcome:
     """Run these runs on one host, in order."""
     job = {"runs": runs, "kvm_parameters": kvm_parameters or {}}
-    kind = ThisHost if config.lab == "host" else EmulatedHost
-    host = kind(config, machine)
+    lab = (machine and machine.lab) or config.lab
+    kind = ThisHost if lab == "host" else EmulatedHost
+    with _preparing:
+        host = kind(config, machine)
     start = time.monotonic()
     outcome = host.run(job, listener)
+    facts = {key: outcome.host.get(key) for key in ("lab", "kernel", "kvm", "kvm_module")}
+    outcome.rows = [row | facts for row in outcome.rows]
     outcome.host["seconds"] = round(time.monotonic() - start, 1)
     for notice in outcome.notices:
         print(f"notice: {notice}", file=sys.stderr)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Iterable
 
 from . import modules, packages
-from .config import LAB, SYSTEM_PYTHON, Config, LabError
+from .config import DEFAULT_KERNEL, LAB, SYSTEM_PYTHON, Config, LabError
 from .cpio import Cpio
 
-KVM_MODULES = ["kvm_amd", "kvm_intel", "msr"]
+# The emulated CPU decides which of the first two is loaded.
+KVM_VENDORS = ("kvm_amd", "kvm_intel")
+OTHER_MODULES = ["msr"]
 ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot.bin", "linuxboot_dma.bin",
         "multiboot.bin", "multiboot_dma.bin", "pvh.bin", "vgabios-stdvga.bin"]
 OVMF = Path("/usr/share/OVMF")
@@ -129,15 +131,14 @@ def stripped(config: Config, binary: Path) -> Path:
 class HostImage:
     """The emulated host's initramfs; rebuilt only when an input changed."""
 
-    def __init__(self, config: Config, kvm: str = "stock"):
+    def __init__(self, config: Config, kvm: str = "stock", series: str = DEFAULT_KERNEL):
         self._config = config
         self._patched: dict[str, Path] = {}
         if kvm == "patched":
-            self.kernel, self._patched = modules.patched(config)
-            self.path = config.work / "host-patched.cpio"
+            self.kernel, self._patched = modules.patched(config, series)
         else:
-            self.kernel = packages.kernel(config)
-            self.path = config.work / "host.cpio"
+            self.kernel = packages.kernel(config, series)
+        self.path = config.work / f"host-{series}-{kvm}.cpio"
         self._files: dict[str, Path] = {}
 
     def build(self) -> Path:
@@ -219,11 +220,12 @@ class HostImage:
             cpio.file(str(place), path)
 
     def _add_modules(self, cpio: Cpio) -> None:
-        order = modules.in_load_order(self.kernel, KVM_MODULES, self._patched)
-        for name, elf in order.items():
-            cpio.data(f"/lab/modules/{name}.ko", elf)
-        chosen = [name for name in order if name != "kvm_intel"]
-        cpio.data("/lab/modules/order", "\n".join(chosen).encode())
+        for vendor in KVM_VENDORS:
+            order = modules.in_load_order(self.kernel, [vendor, *OTHER_MODULES],
+                                          self._patched)
+            for name, elf in order.items():
+                cpio.data(f"/lab/modules/{name}.ko", elf)
+            cpio.data(f"/lab/modules/order.{vendor}", "\n".join(order).encode())
 
 
 def with_extra(base: Path, target: Path, extra: dict[str, bytes]) -> Path:

@@ -6,12 +6,14 @@ import re
 import subprocess
 from pathlib import Path
 
-from .config import Config, LabError
+from .config import DEFAULT_KERNEL, Config, LabError
 from .packages import Kernel, kernel_of_modules, key_values
 
-PATCHED_SERIES = "6.12"
 PATCHED = ("kvm", "kvm_amd", "kvm_intel")
-HOW_TO_BUILD = f"run 'make kvm-modules KERNEL={PATCHED_SERIES}'"
+
+
+def how_to_build(series: str = DEFAULT_KERNEL) -> str:
+    return f"run 'make kvm-modules KERNEL={series}'"
 
 
 def read(path: Path) -> bytes:
@@ -33,34 +35,35 @@ def depends(elf: bytes) -> list[str]:
     return [name.replace("-", "_") for name in names.split(",") if name]
 
 
-def patched_directory(config: Config) -> Path:
-    return config.build / "kvm" / PATCHED_SERIES
+def patched_directory(config: Config, series: str = DEFAULT_KERNEL) -> Path:
+    return config.build / "kvm" / series
 
 
-def patched(config: Config) -> tuple[Kernel, dict[str, Path]]:
+def patched(config: Config, series: str) -> tuple[Kernel, dict[str, Path]]:
     """Our KVM modules by name, and the stock kernel that they were built for."""
-    directory = patched_directory(config)
+    directory = patched_directory(config, series)
     files = {name: directory / f"{name.replace('_', '-')}.ko" for name in PATCHED}
     for path in (directory / "info", *files.values()):
         if not path.is_file():
             raise LabError(f"{path} does not exist, but 'kvm: patched' needs it: "
-                           f"{HOW_TO_BUILD}")
+                           f"{how_to_build(series)}")
     info = key_values(directory / "info")
     if missing := {"image", "version"} - set(info):
-        raise LabError(f"{directory}/info lacks {', '.join(sorted(missing))}: {HOW_TO_BUILD}")
-    kernel = kernel_of_modules(config, info)
+        raise LabError(f"{directory}/info lacks {', '.join(sorted(missing))}: "
+                       f"{how_to_build(series)}")
+    kernel = kernel_of_modules(config, series, info)
     for path in files.values():
-        check_vermagic(path, kernel.release)
+        check_vermagic(path, kernel.release, series)
     return kernel, files
 
 
-def check_vermagic(path: Path, release: str) -> None:
+def check_vermagic(path: Path, release: str, series: str) -> None:
     """A module of another kernel must not even be offered to this one."""
     match = re.search(rb"\0vermagic=([^ \0]*)", path.read_bytes())
     built_for = match.group(1).decode() if match else "unknown"
     if built_for != release:
         raise LabError(f"{path} was built for kernel '{built_for}', the lab would boot "
-                       f"'{release}': {HOW_TO_BUILD}")
+                       f"'{release}': {how_to_build(series)}")
 
 
 def in_load_order(kernel: Kernel, wanted: list[str],

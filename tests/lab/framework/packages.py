@@ -6,10 +6,9 @@ import re
 import subprocess
 from pathlib import Path
 
-from .config import SOURCE, Config, LabError
+from .config import DEFAULT_KERNEL, SOURCE, Config, LabError
 
 APT_SUITE = SOURCE / "scripts" / "apt-suite"
-KERNEL_VERSION = SOURCE / "upstream" / "linux-6.12.version"
 
 
 def _run(argv: list[str], env: dict[str, str] | None = None) -> str:
@@ -29,15 +28,16 @@ def key_values(path: Path) -> dict[str, str]:
     return {key: value.strip() for key, value in pairs}
 
 
-def pinned() -> dict[str, str]:
-    return key_values(KERNEL_VERSION)
+def pinned(series: str = DEFAULT_KERNEL) -> dict[str, str]:
+    return key_values(SOURCE / "upstream" / f"linux-{series}.version")
 
 
 def download(config: Config, package: str, version: str = "", suite: str = "",
              place: str = "lab") -> Path:
     """The .deb of a package in a suite (the lab's own), kept in cache/PLACE."""
     debs = config.cache / place
-    if found := _newest(debs, package):
+    # The kernel that modules are built for may be the lab's, too.
+    if found := _newest(debs, package) or _newest(config.cache / "kernel", package, version):
         return found
     config.say(f"  downloading {package} ...")
     wanted = f"{package}={version}" if version else package
@@ -49,8 +49,8 @@ def download(config: Config, package: str, version: str = "", suite: str = "",
     raise LabError(f"{APT_SUITE.name} left no {package}_*.deb in {debs}")
 
 
-def _newest(directory: Path, name: str) -> Path | None:
-    found = sorted(directory.glob(f"{name}_*.deb"), key=lambda p: p.stat().st_mtime)
+def _newest(directory: Path, name: str, version: str = "*") -> Path | None:
+    found = sorted(directory.glob(f"{name}_{version}_*.deb"), key=lambda p: p.stat().st_mtime)
     return found[-1] if found else None
 
 
@@ -68,25 +68,27 @@ def unpack(config: Config, deb: Path) -> Path:
 
 def _image_now(config: Config, pin: dict[str, str]) -> str:
     """The image package that the suite's meta package depends on today."""
-    depends = _run(["dpkg-deb", "-f", str(download(config, pin["package"])), "Depends"])
+    meta = download(config, pin["package"], suite=pin["suite"],
+                    place=f"meta-{pin['series']}")
+    depends = _run(["dpkg-deb", "-f", str(meta), "Depends"])
     match = re.match(r"(linux-image-\S+) \(= ([^)]+)\)", depends)
     if not match or not match.group(2).startswith(pin["series"]):
         raise LabError(f"{pin['package']} depends on {depends.strip()!r}, expected a kernel "
-                       f"{pin['series']}*: change {KERNEL_VERSION.name}")
+                       f"{pin['series']}*: change the linux-*.version of that series")
     return match.group(1)
 
 
-def kernel_deb(config: Config) -> Path:
+def kernel_deb(config: Config, series: str) -> Path:
     """The pinned kernel, or with a notice the newer one that replaced it."""
-    pin = pinned()
+    pin = pinned(series)
     try:
-        return download(config, pin["image"], pin["version"])
+        return download(config, pin["image"], pin["version"], pin["suite"])
     except LabError as error:
         image = _image_now(config, pin)
         if image == pin["image"]:
             raise error
         config.say(f"notice: {pin['image']} is gone from the archive, using {image}")
-        return download(config, image)
+        return download(config, image, suite=pin["suite"])
 
 
 class Kernel:
@@ -108,15 +110,15 @@ class Kernel:
         return self._modules[name]
 
 
-def kernel(config: Config) -> Kernel:
+def kernel(config: Config, series: str = DEFAULT_KERNEL) -> Kernel:
     """The stock kernel of the lab."""
-    return Kernel(unpack(config, kernel_deb(config)))
+    return Kernel(unpack(config, kernel_deb(config, series)))
 
 
-def kernel_of_modules(config: Config, info: dict[str, str]) -> Kernel:
+def kernel_of_modules(config: Config, series: str, info: dict[str, str]) -> Kernel:
     """The stock kernel that patched modules were built for; their "info" names it."""
-    deb = download(config, info["image"], info["version"], pinned()["modules-suite"],
-                   "kernel")
+    deb = download(config, info["image"], info["version"],
+                   pinned(series)["modules-suite"], "kernel")
     return Kernel(unpack(config, deb))
 
 

@@ -19,10 +19,10 @@ from avocado import Test
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lab"))
 
 # pylint: disable=wrong-import-position
-from framework import batch, config, host, results  # noqa: E402
+from framework import batch, config, host, modules, results  # noqa: E402
 
 Row = dict[str, Any]
-EMULATED_ONLY = ("host_append", "kvm", "kvm_parameters")
+EMULATED_ONLY = ("host_append", "kernel", "kvm", "kvm_parameters")
 
 
 class LabTest(Test):
@@ -31,12 +31,23 @@ class LabTest(Test):
     timeout = 1500
     group = ""
     shared_file = ""
+    # Kernels whose patched KVM modules the group needs.
+    patched: tuple[str, ...] = ()
 
     def setUp(self) -> None:
         self.setup = config.configure(lab=os.environ.get("LAB") or host.best_lab(),
                                       verbose=False)
+        self._check_modules()
         self.runs = config.select(config.load_matrix(), [self.group])
         self._rows = self._shared_rows()
+
+    def _check_modules(self) -> None:
+        for kernel in self.patched:
+            directory = modules.patched_directory(self.setup, kernel)
+            if not directory.is_dir():
+                self.cancel(f"no patched KVM modules in {directory.parent.name}/"
+                            f"{directory.name} of the build directory: "
+                            f"{modules.how_to_build(kernel)}")
 
     def row(self, name: str) -> Row:
         """A run's result; fails the test if the run ended with an error."""
@@ -82,14 +93,29 @@ class LabTest(Test):
         return row
 
     def check_refused(self, name: str, *words: str) -> Row:
-        """Ended by itself with status 1, at once, naming all the words."""
+        """As check_refusal(), and at once."""
+        row = self.check_refusal(name, *words)
+        self.assertLess(row["cpu_seconds"], 3,
+                        "seconds of emulated CPU time; memory was touched first")
+        return row
+
+    def check_refusal(self, name: str, *words: str) -> Row:
+        """Ended by itself with status 1, naming all the words."""
         row = self.row(name)
         self.assertEqual(row["exit_status"], 1, row["message"])
         for word in words:
             self.assertIn(word, row["message"])
-        self.assertLess(row["cpu_seconds"], 3,
-                        "seconds of emulated CPU time; memory was touched first")
         return row
+
+    def check_without_ioctl(self, name: str) -> None:
+        """prefault=auto without KVM_PRE_FAULT_MEMORY starts, and the query says why."""
+        row = self.row(name)
+        self.assertEqual(row["exit_status"], 0, row["message"])
+        self.assertIn("warning", row["message"])
+        info = row["query"]
+        self.assertEqual(info["state"], "failed")
+        self.assertFalse(info["host"]["pre-fault-memory"])
+        self.assertIn("KVM_PRE_FAULT_MEMORY", " ".join(info["reasons"]))
 
     def _explain(self, row: Row) -> str:
         lines = [f"{row['name']}: {row['error']}"]
@@ -100,7 +126,7 @@ class LabTest(Test):
         return "\n".join(lines)
 
     def _skipped(self, run: Row) -> bool:
-        return self.setup.lab == "host" and (
+        return run.get("lab", self.setup.lab) == "host" and (
             run["scenario"] in ("refused", "starved")
             or any(field in run for field in EMULATED_ONLY))
 

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Linux 6.1, which cannot pre-fault: stock and with our modules, under NPT."""
+
+from labtest import LabTest
+
+
+class Linux61(LabTest):
+    """
+    :avocado: enable
+    """
+
+    group = "linux-6.1"
+    patched = ("6.1",)
+
+    def test_stock(self):
+        """The stock kernel's own KVM runs a guest, and faults are counted."""
+        self.check_host_and_guest("stock")
+
+    def test_patched(self):
+        """So do our modules on the same kernel."""
+        self.check_host_and_guest("patched")
+
+    def check_host_and_guest(self, kvm: str) -> None:
+        row = self.row(f"npt-6.1-{kvm}-stock")
+        self.assertEqual((row["lab"], row["kvm_module"], row["kvm"]),
+                         ("npt", "kvm_amd", kvm))
+        self.assertTrue(row["kernel"].startswith("6.1."), row["kernel"])
+        self.assertTrue(row["booted"])
+        self.assertGreater(row["ram_faults"], 100)
+
+    def test_always_writable(self):
+        """Our modules: a guest boots from always-writable slots."""
+        row = self.row("npt-6.1-always-writable")
+        self.assertTrue(row["booted"])
+        self.assertTrue(row["query"]["always-writable"])
+
+    def test_on(self):
+        """prefault=on is refused by both and names the missing capability."""
+        for kvm in ("stock", "patched"):
+            self.check_refused(f"npt-6.1-{kvm}-on", "'prefault=on'",
+                               "KVM_PRE_FAULT_MEMORY", "6.11")
+
+    def test_auto(self):
+        """prefault=auto starts on both; the query says why nothing is populated."""
+        for kvm in ("stock", "patched"):
+            self.check_without_ioctl(f"npt-6.1-{kvm}-auto")

@@ -145,6 +145,22 @@ static void init_tdp(MachineState *ms)
     postcopy_add_notifier(&postcopy_notifier);
 }
 
+static void report_nx_huge_pages(void)
+{
+    Error *err = NULL;
+
+    if (!kvm_prefault.tdp_on || !kvm_prefault.has_nx_huge_pages) {
+        return;
+    }
+    error_setg(&err, "'%s=%s': the guest's first instruction fetch from each "
+               "huge page will fault: KVM has nx_huge_pages on", PROP_PREFAULT,
+               OnOffAuto_str(kvm_prefault.config.mode));
+    error_append_hint(&err, "Boot the host with kvm.nx_huge_pages=off if its "
+                      "CPU does not have the iTLB multihit erratum or the "
+                      "guest is trusted.\n");
+    impossible(false, err);
+}
+
 static void init_slot_zap(KVMState *s)
 {
     KVMPrefault *p = &kvm_prefault;
@@ -220,6 +236,7 @@ static void probe_host(KVMState *s)
 
     p->has_ioctl = kvm_vm_check_extension(s, KVM_CAP_PRE_FAULT_MEMORY) > 0;
     p->has_slot_zap = kvm_arch_prefault_has_slot_zap(s);
+    p->has_nx_huge_pages = kvm_arch_prefault_nx_huge_pages();
     p->has_stats = kvm_check_extension(s, KVM_CAP_BINARY_STATS_FD) > 0;
     p->nr_as = s->nr_as;
 }
@@ -232,6 +249,7 @@ void kvm_prefault_init(KVMState *s, MachineState *ms)
     probe_host(s);
     init_threads(ms);
     init_tdp(ms);
+    report_nx_huge_pages();
     init_slot_zap(s);
     init_always_writable();
     p->pin = p->config.pin_set ? p->config.pin :

@@ -68,6 +68,7 @@ static KvmPrefaultHost *query_host(void)
     host->pre_fault_memory = p->has_ioctl;
     host->slot_zap = p->has_slot_zap;
     host->always_writable = p->has_always_writable;
+    host->nx_huge_pages = p->has_nx_huge_pages;
     host->address_spaces = p->nr_as;
     host->statistics = p->has_stats;
     host->has_memlock_limit = kvm_prefault_memlock_limit(&host->memlock_limit);

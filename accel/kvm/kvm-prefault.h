@@ -76,6 +76,7 @@ typedef struct KVMPrefault {
     bool has_ioctl;
     bool has_slot_zap;
     bool has_always_writable;
+    bool has_nx_huge_pages;
     bool has_stats;
     unsigned nr_as;
 
@@ -292,6 +293,13 @@ bool kvm_arch_prefault_has_slot_zap(KVMState *s);
  * Cannot be undone.  Returns: 0 or -errno.
  */
 int kvm_arch_prefault_set_slot_zap(KVMState *s);
+
+/**
+ * kvm_arch_prefault_nx_huge_pages: whether the first instruction fetch from a
+ * huge page faults, whatever is mapped (KVM's nx_huge_pages, against the iTLB
+ * multihit erratum; arch/x86/kvm/mmu/mmu.c)
+ */
+bool kvm_arch_prefault_nx_huge_pages(void);
 
 /**
  * kvm_arch_prefault_enter_as: make @cpu's current root the one of @as_id

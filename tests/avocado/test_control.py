@@ -4,6 +4,10 @@
 from labtest import LabTest, Row
 
 
+# Of a page fault's error code.
+FETCH = 1 << 4
+
+
 class Control(LabTest):
     """
     :avocado: enable
@@ -166,6 +170,28 @@ class Failures(LabTest):
     def test_after_migration(self):
         """The guest has arrived and lives on: its source is gone."""
         self.check_partial(self.row("fails-after-migration"))
+
+
+class NxHugePages(LabTest):
+    """
+    :avocado: enable
+    """
+
+    group = "nx-huge-pages"
+
+    def test_reported(self):
+        """What is left to fault is said beforehand, and counted like everything else."""
+        row = self.row("nx-huge-pages")
+        self.assertTrue(row["booted"])
+        self.assertTrue(row["query"]["host"]["nx-huge-pages"])
+        self.assertIn("nx_huge_pages", " ".join(row["query"]["reasons"]))
+        if row["ram_faults_at_query"] is None:
+            self.cancel("RAM faults cannot be counted: tracefs needs root")
+        self.assertGreater(row["ram_faults_at_query"], 0, "nx_huge_pages had no effect")
+        self.assertEqual(row["faults_since_ready"], row["ram_faults_at_query"])
+        for sample in row["fault_samples"]:
+            code = int(sample.split("error ")[1].split()[0], 16)
+            self.assertTrue(code & FETCH, f"not an instruction fetch: {sample}")
 
 
 class NoTdp(LabTest):

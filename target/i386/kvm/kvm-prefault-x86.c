@@ -28,6 +28,14 @@ int kvm_arch_prefault_set_slot_zap(KVMState *s)
                              KVM_X86_QUIRK_SLOT_ZAP_ALL);
 }
 
+bool kvm_arch_prefault_nx_huge_pages(void)
+{
+    g_autofree char *value = NULL;
+
+    return g_file_get_contents("/sys/module/kvm/parameters/nx_huge_pages",
+                               &value, NULL, NULL) && value[0] == 'Y';
+}
+
 /*
  * KVM leaves a nested guest when SMM is entered or left from userspace
  * (kvm_vcpu_ioctl_x86_set_vcpu_events), which would lose the guest's state.

@@ -3,6 +3,9 @@
 
 from labtest import LabTest, Row
 
+READONLY = 1 << 1
+ALWAYS_WRITABLE = 1 << 15
+
 
 class PatchedKvm(LabTest):
     """
@@ -25,6 +28,40 @@ class PatchedKvm(LabTest):
     def test_boot_q35(self):
         """q35 boots under patched modules without a RAM fault."""
         self.check_patched("patched-q35-4k")
+
+    def check_slots(self, name: str) -> Row:
+        """RAM that the guest may write is flagged, in each address space; nothing else is."""
+        row = self.row(name)
+        self.assertTrue(row["booted"], f"{name}: did not power off properly")
+        for slot in row["slots"]:
+            inside = any(start <= slot["gpa"] and slot["gpa"] + slot["size"] <= end
+                         for start, end in row["ram"])
+            expected = inside and not slot["flags"] & READONLY
+            self.assertEqual(bool(slot["flags"] & ALWAYS_WRITABLE), expected,
+                             f"{name}: {slot}, RAM is {row['ram']}")
+            self.assertEqual(slot["ret"], 0, slot)
+        return row
+
+    def check_seen(self, row: Row, gpa: int, size: int, flagged: bool) -> None:
+        """There was a slot of that address and size, so that the check above means something."""
+        found = [slot for slot in row["slots"] if (slot["gpa"], slot["size"]) == (gpa, size)]
+        self.assertTrue(found, f"no slot at {gpa:#x}, size {size:#x}: {row['slots']}")
+        for slot in found:
+            self.assertEqual(bool(slot["flags"] & ALWAYS_WRITABLE), flagged, slot)
+
+    def test_slots_q35(self):
+        """q35 with two nodes: RAM and a plugged DIMM, not flash, ROM or video memory."""
+        row = self.check_slots("slot-flags-q35")
+        self.check_seen(row, 1 << 32, 128 << 20, True)
+        self.assertTrue([s for s in row["slots"] if s["gpa"] >= 0xff000000
+                         and s["gpa"] < 1 << 32], "no flash seen")
+
+    def test_slots_pc(self):
+        """pc: RAM and a plugged DIMM, not ROM or video memory."""
+        row = self.check_slots("slot-flags-pc")
+        self.check_seen(row, 1 << 32, 128 << 20, True)
+        self.assertTrue([s for s in row["slots"] if s["size"] == 16 << 20
+                         and s["gpa"] >= 256 << 20], "no video memory seen")
 
     def check_cow(self, name: str, exits: float, mapped: int, copies: float) -> Row:
         """Exits are counted on the pages only, mappings made in the whole guest."""

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which memory slots QEMU gives to KVM, and with which flags."""
+
+import re
+from typing import Any
+
+from ..ftrace import ram_ranges
+from ..guest import Guest
+from . import Context, scenario
+
+EVENT = re.compile(r"kvm_set_user_memory AddrSpace#(?P<as_id>\d+) Slot#\d+ flags=0x(?P<flags>\w+) "
+                   r"gpa=0x(?P<gpa>\w+) size=0x(?P<size>\w+) .* ret=(?P<ret>-?\d+)")
+# Linux onlines memory in blocks of 128 MiB and complains about anything else.
+DIMM_MIB = 128
+DIMM_AT = 1 << 32
+# q35 shows RAM at 0xa0000 here as well, for firmware in SMM.
+HIGH_SMRAM = (0xfeda0000, 0xfedc0000)
+
+
+def _plug_dimm(guest: Guest) -> None:
+    guest.qmp.command("object-add", qom_type="memory-backend-ram", id="plugged",
+                      size=DIMM_MIB << 20)
+    guest.qmp.command("device_add", driver="pc-dimm", id="dimm", memdev="plugged",
+                      addr=DIMM_AT)
+
+
+def _slots(text: str) -> list[dict[str, Any]]:
+    """Every slot that was created or changed, in order; deletions left out."""
+    rows = []
+    for match in EVENT.finditer(text):
+        size = int(match["size"], 16)
+        if size:
+            rows.append({"as_id": int(match["as_id"]), "gpa": int(match["gpa"], 16),
+                         "size": size, "flags": int(match["flags"], 16),
+                         "ret": int(match["ret"])})
+    return rows
+
+
+@scenario
+def slot_flags(context: Context) -> dict[str, Any]:
+    """Boot with a VGA, plug a DIMM; the trace tells all slots."""
+    spec = context.spec
+    extra = ["-m", f"{spec.mem_mib}M,slots=1,maxmem=1G", "-device", "VGA",
+             "-trace", "kvm_set_user_memory"]
+    with context.guest(extra=extra).start() as guest:
+        guest.boot()
+        _plug_dimm(guest)
+        guest.ask("ping")
+        status = guest.power_off()
+    ram = [*ram_ranges(spec.machine, spec.mem_mib), (DIMM_AT, DIMM_AT + (DIMM_MIB << 20))]
+    if spec.machine == "q35":
+        ram.append(HIGH_SMRAM)
+    return {"booted": status == 0, "ram": ram, "slots": _slots(guest.stderr())}

@@ -5,7 +5,7 @@ root := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
-.PHONY: all setup boot bench-boot bench-cow bench check check-full stock kvm-modules clean help
+.PHONY: all setup boot bench-boot bench-cow bench selftests check check-full stock kvm-modules clean help
 
 all: setup
 
@@ -16,6 +16,7 @@ help:
 	@echo 'make bench-boot   the whole boot matrix, build/results/matrix.json'
 	@echo 'make bench-cow    pages read, then written, build/results/cow.json'
 	@echo 'make bench        all benchmarks'
+	@echo 'make selftests    KVM selftests, stock and patched modules (KERNEL=6.1|6.12), build/results/selftests.json'
 	@echo 'make check        all tests but the slow ones, last line: N passed, N failed, N skipped'
 	@echo 'make check-full   all tests'
 	@echo 'make stock        build the unchanged QEMU for comparison (build/qemu-stock)'
@@ -52,6 +53,12 @@ stock: setup
 kvm-modules:
 	@$(root)/scripts/deps install
 	@$(root)/scripts/kvm-modules $(KERNEL)
+
+selftests: KERNEL ?= 6.12
+selftests: setup
+	@$(root)/scripts/kvm-modules $(KERNEL)
+	@$(root)/scripts/kvm-selftests $(KERNEL)
+	@$(lab) selftests --full --kernel $(KERNEL) $(if $(LAB),--lab $(LAB))
 
 check: stock
 	@$(root)/scripts/check-summary

@@ -33,7 +33,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _align(lines: list[list[str]]) -> str:
+def align(lines: list[list[str]]) -> str:
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join("  ".join([line[0].ljust(widths[0]),
                                 *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:]))])
@@ -44,7 +44,7 @@ def side_by_side(rows: list[Row]) -> str:
     """One column per run, one line per measured thing."""
     lines = [["", *(row["config"] for row in rows)]]
     lines += [[title, *(_text(value(row)) for row in rows)] for title, value in TABLE]
-    return _align(lines)
+    return align(lines)
 
 
 def one_per_line(rows: list[Row]) -> str:
@@ -54,7 +54,7 @@ def one_per_line(rows: list[Row]) -> str:
         lines.append([row["name"], *(_text(row.get(name)) for name in (
             "ram_faults", "ram_faults_above_1m", "populate_ms", "first_touch_ms",
             "second_touch_ms")), verdict(row)])
-    return _align(lines)
+    return align(lines)
 
 
 def cow_table(rows: list[Row]) -> str:
@@ -66,7 +66,7 @@ def cow_table(rows: list[Row]) -> str:
             "tdp_faults_per_page", "tdp_read_faults_per_page", "tdp_write_faults_per_page",
             "tdp_mapped_per_page", "host_cow_per_page")), _text(row.get("populate_ms")),
                       _text(row.get("two_pass_populate_ms")), verdict(row)])
-    return _align(lines)
+    return align(lines)
 
 
 def _fraction(value: float | None) -> str:

@@ -25,7 +25,8 @@ def _reason(result: str, output: str) -> str:
         found = [line for line in lines if re.search(r"skip", line, re.I)]
     else:
         # TEST_ASSERT prints its message last, behind the stack trace.
-        found = [line for line in lines if not re.match(r"(\d+\s|#|ok |1\.\.|\(?stack)", line)]
+        found = [line for line in lines
+                 if not re.match(r"(\d+\s|#|ok |1\.\.|\(?stack|sh: addr2line)", line)]
     return (found or lines or ["no output"])[-1][:300]
 
 

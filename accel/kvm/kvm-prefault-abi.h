@@ -18,4 +18,11 @@
 #define KVM_CAP_MEM_ALWAYS_WRITABLE     0x4b570001
 #define KVM_MEM_ALWAYS_WRITABLE_MAGIC   0x414c5752
 
+/* Capability of a VM, enabled before it has vCPUs; args[0] is one of these */
+#define KVM_CAP_MTRR_ZAP                0x4b570002
+#define KVM_MTRR_ZAP_MAGIC              0x4d54525a
+#define KVM_MTRR_ZAP_CAP_FULL           0
+#define KVM_MTRR_ZAP_CAP_RANGE          1
+#define KVM_MTRR_ZAP_CAP_NONE           2
+
 #endif

@@ -214,6 +214,61 @@ static void init_always_writable(void)
     impossible(asked == ON_OFF_AUTO_ON, err);
 }
 
+static int set_mtrr_zap(KVMState *s, KvmMtrrZap zap)
+{
+    KVMPrefault *p = &kvm_prefault;
+    int ret = p->mtrr_zap_support == KVM_MTRR_ZAP_SUPPORT_SELECTABLE ?
+              kvm_arch_prefault_set_mtrr_zap(s, zap) : -ENOTTY;
+
+    if (ret == 0) {
+        p->mtrr_zap = zap;
+    }
+    return ret;
+}
+
+static void mtrr_zap_impossible(KvmMtrrZap asked, int ret)
+{
+    Error *err = NULL;
+
+    error_setg(&err, "'%s=%s' needs %s, which this host does not have",
+               PROP_MTRR_ZAP, KvmMtrrZap_str(asked),
+               ret == -EOPNOTSUPP ? "a CPU with self-snoop"
+                                  : "KVM_CAP_MTRR_ZAP or Linux 6.11");
+    error_append_hint(&err, "%s; use %s=full.\n", ret == -EOPNOTSUPP ?
+                      PROP_MTRR_ZAP "=range works on all CPUs" :
+                      "It takes the project's KVM modules (make kvm-modules)",
+                      PROP_MTRR_ZAP);
+    impossible(asked != KVM_MTRR_ZAP_AUTO, err);
+}
+
+static void init_mtrr_zap(KVMState *s)
+{
+    KVMPrefault *p = &kvm_prefault;
+    KvmMtrrZap asked = p->config.mtrr_zap;
+    int ret;
+
+    if (!p->config.mtrr_zap_set) {
+        asked = p->tdp_on ? KVM_MTRR_ZAP_AUTO : KVM_MTRR_ZAP_FULL;
+    }
+    if (p->mtrr_zap_support == KVM_MTRR_ZAP_SUPPORT_OBSOLETE) {
+        /* less than any of the values asks for */
+        p->mtrr_zap = KVM_MTRR_ZAP_NONE;
+        return;
+    }
+    p->mtrr_zap = KVM_MTRR_ZAP_FULL;
+    if (asked == KVM_MTRR_ZAP_FULL) {
+        return;
+    }
+    ret = set_mtrr_zap(s, asked == KVM_MTRR_ZAP_AUTO ? KVM_MTRR_ZAP_NONE
+                                                     : asked);
+    if (ret < 0 && asked == KVM_MTRR_ZAP_AUTO) {
+        ret = set_mtrr_zap(s, KVM_MTRR_ZAP_RANGE);
+    }
+    if (ret < 0 && p->config.mtrr_zap_set) {
+        mtrr_zap_impossible(asked, ret);
+    }
+}
+
 bool kvm_prefault_stable_slots(void)
 {
     return kvm_prefault.tdp_on;
@@ -236,6 +291,7 @@ static void probe_host(KVMState *s)
 
     p->has_ioctl = kvm_vm_check_extension(s, KVM_CAP_PRE_FAULT_MEMORY) > 0;
     p->has_slot_zap = kvm_arch_prefault_has_slot_zap(s);
+    p->mtrr_zap_support = kvm_arch_prefault_mtrr_zap_support(s);
     p->has_nx_huge_pages = kvm_arch_prefault_nx_huge_pages();
     p->has_stats = kvm_check_extension(s, KVM_CAP_BINARY_STATS_FD) > 0;
     p->nr_as = s->nr_as;
@@ -252,6 +308,7 @@ void kvm_prefault_init(KVMState *s, MachineState *ms)
     report_nx_huge_pages();
     init_slot_zap(s);
     init_always_writable();
+    init_mtrr_zap(s);
     p->pin = p->config.pin_set ? p->config.pin :
              p->tdp_on ? KVM_PIN_RAM_MLOCK : KVM_PIN_RAM_OFF;
     if (p->tdp_on || p->pin != KVM_PIN_RAM_OFF) {

@@ -125,6 +125,21 @@ static void set_always_writable(Object *obj, const char *value, Error **errp)
     }
 }
 
+static char *get_mtrr_zap(Object *obj, Error **errp)
+{
+    return g_strdup(KvmMtrrZap_str(kvm_prefault.config.mtrr_zap));
+}
+
+static void set_mtrr_zap(Object *obj, const char *value, Error **errp)
+{
+    int zap = set_choice(obj, PROP_MTRR_ZAP, value, &KvmMtrrZap_lookup, errp);
+
+    if (zap >= 0) {
+        kvm_prefault.config.mtrr_zap = zap;
+        kvm_prefault.config.mtrr_zap_set = true;
+    }
+}
+
 static void get_threads(Object *obj, Visitor *v, const char *name,
                         void *opaque, Error **errp)
 {
@@ -167,6 +182,7 @@ void kvm_prefault_class_init(ObjectClass *oc)
         .pin = KVM_PIN_RAM_OFF,
         .slot_zap = KVM_SLOT_ZAP_ALL,
         .always_writable = ON_OFF_AUTO_OFF,
+        .mtrr_zap = KVM_MTRR_ZAP_FULL,
     };
 
     add_choice(oc, PROP_PREFAULT, get_prefault, set_prefault,
@@ -185,6 +201,9 @@ void kvm_prefault_class_init(ObjectClass *oc)
                set_always_writable,
                "Have read faults map RAM writable: off, auto, on "
                "(default: off; auto with prefault)");
+    add_choice(oc, PROP_MTRR_ZAP, get_mtrr_zap, set_mtrr_zap,
+               "What guest MTRRs unmap: full, range, none, auto "
+               "(default: full; auto with prefault)");
 
     object_class_property_add(oc, PROP_PREFAULT_THREADS, "uint32",
                               get_threads, set_threads, NULL, NULL);

@@ -68,6 +68,7 @@ static KvmPrefaultHost *query_host(void)
     host->pre_fault_memory = p->has_ioctl;
     host->slot_zap = p->has_slot_zap;
     host->always_writable = p->has_always_writable;
+    host->mtrr_zap = p->mtrr_zap_support;
     host->nx_huge_pages = p->has_nx_huge_pages;
     host->address_spaces = p->nr_as;
     host->statistics = p->has_stats;
@@ -142,6 +143,7 @@ static void query_kvm(KvmPrefaultInfo *info)
     info->pin_ram = p->pin;
     info->slot_zap = p->slot_zap;
     info->always_writable = p->always_writable;
+    info->mtrr_zap = p->mtrr_zap;
     info->total_bytes = kvm_prefault_ranges_count(&p->ranges,
                                                   &info->populated_bytes);
     kvm_prefault_host_progress(&info->host_bytes, &info->pinned_bytes);
@@ -163,6 +165,7 @@ KvmPrefaultInfo *qmp_query_kvm_prefault(Error **errp)
     info->mode = kvm_prefault.config.mode;
     info->wait = kvm_prefault.config.wait;
     info->slot_zap = KVM_SLOT_ZAP_ALL;
+    info->mtrr_zap = KVM_MTRR_ZAP_FULL;
     info->repopulations = query_causes();
     if (kvm_enabled()) {
         query_kvm(info);
@@ -243,10 +246,11 @@ static void hmp_info_kvm_prefault(Monitor *mon, const QDict *qdict)
     monitor_printf(mon, "%-18s%s, %" PRId64 " threads\n", "method:",
                    KvmPrefaultMethod_str(info->method), info->threads);
     monitor_printf(mon, "%-18spin-ram=%s slot-zap=%s always-writable=%s "
-                   "prefault-wait=%s\n", "settings:",
+                   "mtrr-zap=%s prefault-wait=%s\n", "settings:",
                    KvmPinRam_str(info->pin_ram),
                    KvmSlotZap_str(info->slot_zap),
                    info->always_writable ? "on" : "off",
+                   KvmMtrrZap_str(info->mtrr_zap),
                    info->wait ? "on" : "off");
     print_size(mon, "total:", info->total_bytes);
     print_size(mon, "populated:", info->populated_bytes);

@@ -24,6 +24,7 @@
 #define PROP_PIN_RAM           "pin-ram"
 #define PROP_SLOT_ZAP          "slot-zap"
 #define PROP_ALWAYS_WRITABLE   "always-writable"
+#define PROP_MTRR_ZAP          "mtrr-zap"
 
 typedef enum KVMPrefaultCause {
     KVM_PREFAULT_CAUSE_START,
@@ -46,6 +47,8 @@ typedef struct KVMPrefaultConfig {
     bool slot_zap_set;
     OnOffAuto always_writable;
     bool always_writable_set;
+    KvmMtrrZap mtrr_zap;
+    bool mtrr_zap_set;
 } KVMPrefaultConfig;
 
 /* Sums of KVM's counters over all vCPUs */
@@ -77,6 +80,7 @@ typedef struct KVMPrefault {
     bool has_slot_zap;
     bool has_always_writable;
     bool has_nx_huge_pages;
+    KvmMtrrZapSupport mtrr_zap_support;
     bool has_stats;
     unsigned nr_as;
 
@@ -85,6 +89,7 @@ typedef struct KVMPrefault {
     KvmPinRam pin;
     KvmSlotZap slot_zap;
     bool always_writable;       /* slots of RAM carry KVM's flag */
+    KvmMtrrZap mtrr_zap;
     unsigned threads;
 
     KVMPrefaultRanges ranges;
@@ -293,6 +298,21 @@ bool kvm_arch_prefault_has_slot_zap(KVMState *s);
  * Cannot be undone.  Returns: 0 or -errno.
  */
 int kvm_arch_prefault_set_slot_zap(KVMState *s);
+
+/**
+ * kvm_arch_prefault_mtrr_zap_support: what KVM does about guest MTRRs
+ */
+KvmMtrrZapSupport kvm_arch_prefault_mtrr_zap_support(KVMState *s);
+
+/**
+ * kvm_arch_prefault_set_mtrr_zap: choose what guest MTRRs zap
+ * @zap: not KVM_MTRR_ZAP_AUTO
+ *
+ * Context: before the first vCPU exists.
+ * Returns: 0 or -errno; -EOPNOTSUPP for KVM_MTRR_ZAP_NONE if the CPU has no
+ * self-snoop.
+ */
+int kvm_arch_prefault_set_mtrr_zap(KVMState *s, KvmMtrrZap zap);
 
 /**
  * kvm_arch_prefault_nx_huge_pages: whether the first instruction fetch from a

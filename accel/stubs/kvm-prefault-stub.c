@@ -48,6 +48,7 @@ KvmPrefaultInfo *qmp_query_kvm_prefault(Error **errp)
 
     info->mode = ON_OFF_AUTO_OFF;
     info->slot_zap = KVM_SLOT_ZAP_ALL;
+    info->mtrr_zap = KVM_MTRR_ZAP_FULL;
     info->repopulations = g_new0(KvmPrefaultCauses, 1);
     return info;
 }

@@ -62,6 +62,8 @@ class Control(LabTest):
         """prefault=auto does all of it where the host can."""
         row = self.check_boot("auto")
         self.assertEqual(row["query"]["mode"], "auto")
+        self.assertEqual(row["query"]["mtrr-zap"], "none", "Linux 6.11 has no such zaps")
+        self.assertEqual(row["query"]["host"]["mtrr-zap"], "obsolete")
 
     def test_monitor(self):
         """The command populates again with an event; HMP says the same."""

@@ -44,3 +44,23 @@ class Linux61(LabTest):
         """prefault=auto starts on both; the query says why nothing is populated."""
         for kvm in ("stock", "patched"):
             self.check_without_ioctl(f"npt-6.1-{kvm}-auto")
+
+    def check_mtrr_zap(self, name: str, expected: str) -> None:
+        info = self.row(name)["query"]
+        self.assertEqual(info["mtrr-zap"], expected)
+        self.assertEqual(info["host"]["mtrr-zap"], "selectable")
+
+    def test_mtrr_zap(self):
+        """Our modules: the VM gets what was asked for; auto takes the least that is possible."""
+        self.check_mtrr_zap("npt-6.1-mtrr-range", "range")
+        self.assertTrue(self.row("npt-6.1-mtrr-auto")["booted"])
+        self.check_mtrr_zap("npt-6.1-mtrr-auto", "none")
+
+    def test_mtrr_zap_none(self):
+        """On a CPU without self-snoop "none" is refused."""
+        self.check_refused("npt-6.1-mtrr-none", "'mtrr-zap=none'", "self-snoop", "mtrr-zap=range")
+
+    def test_mtrr_zap_stock(self):
+        """The stock KVM has no choice to offer."""
+        self.check_refused("npt-6.1-mtrr-stock", "'mtrr-zap=range'", "KVM_CAP_MTRR_ZAP",
+                           "make kvm-modules", "mtrr-zap=full")

@@ -96,6 +96,8 @@ static void test_unknown_values(void)
                    "'slot-zap' cannot be 'none'", "auto, all, slot");
     ASSERT_REFUSED("-M none -accel kvm,always-writable=yes",
                    "'always-writable' cannot be 'yes'", "auto, on, off");
+    ASSERT_REFUSED("-M none -accel kvm,mtrr-zap=slot",
+                   "'mtrr-zap' cannot be 'slot'", "auto, full, range, none");
     ASSERT_REFUSED("-M none -accel kvm,prefault-threads=-1",
                    "'prefault-threads' must be a number");
 }

@@ -12,6 +12,7 @@
 #include "system/hw_accel.h"
 #include "system/kvm_int.h"
 #include "accel/kvm/kvm-prefault.h"
+#include "accel/kvm/kvm-prefault-abi.h"
 
 /* KVM's number for what the guest sees in SMM (kvm_arch_vcpu_memslots_id) */
 #define AS_ID_SMM 1
@@ -26,6 +27,29 @@ int kvm_arch_prefault_set_slot_zap(KVMState *s)
 {
     return kvm_vm_enable_cap(s, KVM_CAP_DISABLE_QUIRKS2, 0,
                              KVM_X86_QUIRK_SLOT_ZAP_ALL);
+}
+
+/*
+ * Linux 6.11 dropped guest MTRRs (0a7b73559b39) and got APIC_BUS_CYCLES_NS.
+ */
+KvmMtrrZapSupport kvm_arch_prefault_mtrr_zap_support(KVMState *s)
+{
+    if (kvm_check_extension(s, KVM_CAP_MTRR_ZAP) == KVM_MTRR_ZAP_MAGIC) {
+        return KVM_MTRR_ZAP_SUPPORT_SELECTABLE;
+    }
+    return kvm_check_extension(s, KVM_CAP_X86_APIC_BUS_CYCLES_NS) > 0 ?
+           KVM_MTRR_ZAP_SUPPORT_OBSOLETE : KVM_MTRR_ZAP_SUPPORT_FIXED;
+}
+
+int kvm_arch_prefault_set_mtrr_zap(KVMState *s, KvmMtrrZap zap)
+{
+    static const uint64_t modes[] = {
+        [KVM_MTRR_ZAP_FULL] = KVM_MTRR_ZAP_CAP_FULL,
+        [KVM_MTRR_ZAP_RANGE] = KVM_MTRR_ZAP_CAP_RANGE,
+        [KVM_MTRR_ZAP_NONE] = KVM_MTRR_ZAP_CAP_NONE,
+    };
+
+    return kvm_vm_enable_cap(s, KVM_CAP_MTRR_ZAP, 0, modes[zap]);
 }
 
 bool kvm_arch_prefault_nx_huge_pages(void)

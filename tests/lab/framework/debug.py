@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What "make check-debug" runs, and what it makes of the results."""
+
+import dataclasses
+from typing import Any
+
+from . import debugkernel, host, modules, results, selftests
+from .config import Config
+
+# Reports that are provoked turn lockdep off, so they get a host of their own, first.
+GROUPS = ("debug-provoke", "debug")
+KEPT = ("name", "scenario", "config", "machine", "smp", "mem_mib", "host_page_kib", "seconds",
+        "ram_faults", "ram_faults_above_1m", "events", "trigger", "reason", "kernel_reports",
+        "error")
+
+Row = dict[str, Any]
+
+
+def run_selftests(config: Config, listener: host.Listener) -> tuple[host.Outcome, list[Row]]:
+    """The quick ones, ours among them; they take several times as long as elsewhere."""
+    tests = [dataclasses.replace(test, seconds=test.seconds * debugkernel.PATIENCE)
+             for test in selftests.load(modules.PATCHED_SERIES, False, [])]
+    outcome, rows = selftests.run(config, modules.PATCHED_SERIES, "debug", tests, listener)
+    reports = {row["name"]: row.get("kernel_reports", []) for row in outcome.rows}
+    return outcome, [{**row, "scenario": "selftest", "kernel_reports": reports.get(row["name"], [])}
+                     for row in rows]
+
+
+def verdict(row: Row) -> str:
+    """The agent has judged the kernel's log; the rest is as under any other kernel."""
+    if row["scenario"] == "selftest":
+        good = ("pass",) if row["ours"] else ("pass", "skip")
+        return "ok" if row["result"] in good else f"{row['result'].upper()} {row['reason']}"[:100]
+    if row["scenario"] == "provoke" and "error" not in row:
+        return "ok"
+    return results.verdict(row)
+
+
+def first_report(row: Row) -> str:
+    """Without the time; "-" where the kernel had nothing to say."""
+    lines = row.get("kernel_reports")
+    return lines[0].split("] ", 1)[-1][:70] if lines else "-"
+
+
+def table(rows: list[Row]) -> str:
+    """One line per run."""
+    lines = [["run", "RAM faults", "seconds", "kernel report", "result"]]
+    for row in rows:
+        faults = row.get("ram_faults")
+        lines.append([row["name"], "-" if faults is None else str(faults),
+                      f"{row.get('seconds', 0):.0f}", first_report(row), verdict(row)])
+    return results.align(lines)
+
+
+def kept(rows: list[Row]) -> list[Row]:
+    """Rows for debug.json."""
+    return [{**{key: row[key] for key in KEPT if key in row}, "result": verdict(row)}
+            for row in rows]
+
+
+def reports(rows: list[Row]) -> str:
+    """The text of every report that nobody had asked for."""
+    parts = [[f"{row['name']}: {verdict(row)}", *row["kernel_reports"]] for row in rows
+             if row.get("kernel_reports") and verdict(row) != "ok"]
+    return "\n".join(line for part in parts for line in part)

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel of scripts/debug-kernel: KVM is built in, so there are no modules to load."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import Config, LabError
+from .packages import key_values
+
+# Lockdep and KASAN make the emulated host several times slower: a factor for time limits.
+PATIENCE = 5
+# Reports are warnings; a host that hangs after one cannot tell it in any other way.
+APPEND = "loglevel=5"
+
+
+@dataclass
+class DebugKernel:
+    """Image and release, as a Debian kernel has them."""
+
+    image: Path
+    release: str
+
+
+def kernel(config: Config, series: str) -> DebugKernel:
+    """The one that was built last; scripts/debug-kernel knows whether it is current."""
+    directory = config.build / f"linux-{series}-debug"
+    image = directory / "arch" / "x86" / "boot" / "bzImage"
+    info = directory / "info"
+    for path in (info, image):
+        if not path.is_file():
+            raise LabError(f"{path} does not exist, but 'kvm: debug' needs it: run "
+                           f"'scripts/debug-kernel {series}'")
+    return DebugKernel(image, key_values(info)["release"])
+
+
+def command_line(parameters: dict[str, str]) -> str:
+    """Parameters of built-in modules: {"kvm_amd": "npt=0"} is kvm_amd.npt=0."""
+    words = [f"{name}.{word}" for name, text in parameters.items() for word in text.split()]
+    return " ".join([APPEND, *words])

@@ -5,7 +5,8 @@ root := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
-.PHONY: all setup boot bench-boot bench-cow bench selftests check check-full stock kvm-modules clean help
+.PHONY: all setup boot bench-boot bench-cow bench selftests check check-full check-debug stock \
+    kvm-modules clean help
 
 all: setup
 
@@ -19,6 +20,7 @@ help:
 	@echo 'make selftests    KVM selftests, stock and patched modules (KERNEL=6.1|6.12), build/results/selftests.json'
 	@echo 'make check        all tests but the slow ones, last line: N passed, N failed, N skipped'
 	@echo 'make check-full   all tests'
+	@echo 'make check-debug  guests and KVM selftests under lockdep, KASAN and PROVE_RCU'
 	@echo 'make stock        build the unchanged QEMU for comparison (build/qemu-stock)'
 	@echo 'make kvm-modules  patched KVM for a stock Debian kernel (KERNEL=6.1|6.12), build/kvm/KERNEL'
 	@echo 'make clean        remove what was built, keep downloads'
@@ -65,6 +67,11 @@ check: stock
 
 check-full: stock
 	@$(root)/scripts/check-summary --full
+
+check-debug: setup
+	@$(root)/scripts/debug-kernel 6.12
+	@$(root)/scripts/kvm-selftests 6.12
+	@$(lab) debug
 
 clean:
 	@$(root)/scripts/clean

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import kvmhost, scenarios
+from . import kernellog, kvmhost, scenarios
 from .ftrace import NoFaults, RamFaults
 from .spec import Paths, Spec
 
@@ -31,6 +31,7 @@ class Agent:
         self._emulated = job["emulated"]
         Path(self._paths.work).mkdir(parents=True, exist_ok=True)
         self._faults: RamFaults | NoFaults = NoFaults("not set up")
+        self._kernel_log: kernellog.KernelLog | None = None
         self._failed = False
         self._used = False
 
@@ -57,6 +58,7 @@ class Agent:
             kvmhost.load_modules(Path(self._job["modules"]), self._job["vendor_module"],
                                  self._job["kvm_parameters"])
             self._check_kvm(self._job.get("kvm", "stock"))
+            self._watch_kernel(self._job.get("kvm", "stock"))
         try:
             self._faults = RamFaults(None if self._emulated else self._pid())
         except OSError as error:
@@ -67,8 +69,29 @@ class Agent:
 
     @staticmethod
     def _check_kvm(wanted: str) -> None:
-        if (found := kvmhost.kvm_kind()) != wanted:
-            raise RuntimeError(f"the KVM that was loaded is {found}, expected {wanted}")
+        expected = "patched" if wanted == "debug" else wanted
+        if (found := kvmhost.kvm_kind()) != expected:
+            raise RuntimeError(f"the KVM that was loaded is {found}, expected {expected}")
+
+    def _watch_kernel(self, wanted: str) -> None:
+        """A debug kernel's log is read after every run, first for its own start."""
+        if wanted != "debug":
+            return
+        self._kernel_log = kernellog.KernelLog()
+        found = kernellog.reports(self._kernel_log.new_lines())
+        if reason := kernellog.verdict(found):
+            raise RuntimeError("\n".join([f"before the first run: {reason}", *found]))
+
+    def _kernel_reports(self, expected: str, error: str) -> dict[str, Any]:
+        """A report fails the run that it came in, whatever became of the guests."""
+        if self._kernel_log is None:
+            return {}
+        found = kernellog.reports(self._kernel_log.new_lines())
+        row: dict[str, Any] = {"kernel_reports": found}
+        if reason := kernellog.verdict(found, expected):
+            self._failed = True
+            row["error"] = "; ".join(filter(None, (reason, error)))
+        return row
 
     def _restore(self, modes: dict[str, str]) -> None:
         self._faults.close()
@@ -95,6 +118,8 @@ class Agent:
             row |= {"error": f"{type(error).__name__}: {error}",
                     "traceback": traceback.format_exc(),
                     "evidence": [guest.evidence() for guest in context.guests]}
+        row |= self._kernel_reports(spec.options.get("kernel_report", ""),
+                                    row.get("error", ""))
         row |= self._faults.counts()
         if spec.config == "prefault" and row["ram_faults"]:
             row["fault_samples"] = self._faults.samples()

@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable
 
-from . import host
+from . import debugkernel, host
 from .config import DEFAULT_KERNEL, Config
 from .emulator import Machine
 
@@ -31,9 +31,12 @@ def machine_for(runs: list[Run]) -> Machine:
     get lost now and then under multi-threaded TCG with SVM.
     """
     large = max(run.get("mem_mib", 256) for run in runs) > 512
+    kvm, append = runs[0].get("kvm", "stock"), runs[0].get("host_append", "")
+    if kvm == "debug":
+        append = f"{append} {debugkernel.command_line(runs[0].get('kvm_parameters', {}))}"
     return Machine(cpus=max(run.get("host_cpus", 1) for run in runs),
                    mem_mib=LARGE_HOST_MEM_MIB if large else HOST_MEM_MIB,
-                   append=runs[0].get("host_append", ""), kvm=runs[0].get("kvm", "stock"),
+                   append=append.strip(), kvm=kvm,
                    kernel=runs[0].get("kernel", DEFAULT_KERNEL), lab=runs[0].get("lab", ""))
 
 

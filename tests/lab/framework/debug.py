@@ -4,8 +4,8 @@
 import dataclasses
 from typing import Any
 
-from . import debugkernel, host, modules, results, selftests
-from .config import Config
+from . import debugkernel, host, results, selftests
+from .config import DEFAULT_KERNEL, Config
 
 # Reports that are provoked turn lockdep off, so they get a host of their own, first.
 GROUPS = ("debug-provoke", "debug")
@@ -18,9 +18,9 @@ Row = dict[str, Any]
 
 def run_selftests(config: Config, listener: host.Listener) -> tuple[host.Outcome, list[Row]]:
     """The quick ones, ours among them; they take several times as long as elsewhere."""
-    tests = [dataclasses.replace(test, seconds=test.seconds * debugkernel.PATIENCE)
-             for test in selftests.load(modules.PATCHED_SERIES, False, [])]
-    outcome, rows = selftests.run(config, modules.PATCHED_SERIES, "debug", tests, listener)
+    tests = [dataclasses.replace(test, seconds=test.seconds * debugkernel.SLOWNESS)
+             for test in selftests.load(DEFAULT_KERNEL, False, [])]
+    outcome, rows = selftests.run(config, DEFAULT_KERNEL, "debug", tests, listener)
     reports = {row["name"]: row.get("kernel_reports", []) for row in outcome.rows}
     return outcome, [{**row, "scenario": "selftest", "kernel_reports": reports.get(row["name"], [])}
                      for row in rows]

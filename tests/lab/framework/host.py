@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator
 
 from agent import kvmhost
 
-from . import initramfs, packages
+from . import debugkernel, initramfs, packages
 from .bochs import BochsVmx
 from .config import DEFAULT_KERNEL, LAB, SYSTEM_PYTHON, Config, LabError
 from .emulator import Emulator, Machine, TcgSvm
@@ -102,11 +102,13 @@ class Watch:
     """The time limit of the phase that the job is in, by the emulator's clock.
 
     Real time is limited as well, for emulators whose clock can stand still.
+    Slowness is a factor for kernels that take longer for everything.
     """
 
     def __init__(self, runs: list[dict[str, Any]], emulator: Emulator,
-                 process: "subprocess.Popen[bytes]"):
+                 process: "subprocess.Popen[bytes]", slowness: int = 1):
         self._emulator, self._process = emulator, process
+        self._slowness = slowness
         self._limits = {run["name"]: run.get("timeout", 180) for run in runs}
         self._enter("boot of the emulated host", BOOT_TIMEOUT)
         self.done = False
@@ -130,7 +132,7 @@ class Watch:
 
     def _enter(self, phase: str, seconds: float) -> None:
         self.phase = phase
-        self._seconds = seconds * self._emulator.patience
+        self._seconds = seconds * self._emulator.patience * self._slowness
         self._deadline = self._emulator.clock(self._process) + self._seconds
         self._real_seconds = self._seconds * self._emulator.real_time_factor
         self._real_deadline = time.monotonic() + self._real_seconds
@@ -186,7 +188,8 @@ class EmulatedHost:
     def _follow(self, process: "subprocess.Popen[bytes]", work: Path,
                 runs: list[dict[str, Any]], outcome: Outcome, listener: Listener) -> None:
         channel = AgentChannel(work / "agent.log")
-        watch = Watch(runs, self._emulator, process)
+        slowness = debugkernel.SLOWNESS if self.machine.kvm == "debug" else 1
+        watch = Watch(runs, self._emulator, process, slowness)
         while True:
             status = process.poll()
             for message in channel.read():
@@ -254,6 +257,8 @@ class ThisHost:
                            "use --lab npt or --lab ept")
         if machine and machine.kvm == "patched" and kvmhost.kvm_kind() != "patched":
             raise LabError("'kvm: patched', but this machine's KVM is not: use --lab npt")
+        if machine and machine.kvm == "debug":
+            raise LabError("'kvm: debug' boots a kernel of its own: use --lab npt")
 
     def paths(self, work: Path) -> dict[str, str]:
         config = self.config

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Iterable
 
-from . import modules, packages
+from . import debugkernel, modules, packages
 from .config import DEFAULT_KERNEL, LAB, SYSTEM_PYTHON, Config, LabError
 from .cpio import Cpio
 
@@ -134,7 +134,12 @@ class HostImage:
     def __init__(self, config: Config, kvm: str = "stock", series: str = DEFAULT_KERNEL):
         self._config = config
         self._patched: dict[str, Path] = {}
-        if kvm == "patched":
+        self.kernel: packages.Kernel | debugkernel.DebugKernel
+        # Guests are not what is debugged.
+        self._guest_kernel = packages.kernel(config) if kvm == "debug" else None
+        if kvm == "debug":
+            self.kernel = debugkernel.kernel(config, series)
+        elif kvm == "patched":
             self.kernel, self._patched = modules.patched(config, series)
         else:
             self.kernel = packages.kernel(config, series)
@@ -161,7 +166,7 @@ class HostImage:
             binaries.append(config.qemu_img)
         for name, path in (firmware(config) | ovmf()).items():
             self._files[f"/lab/firmware/{name}"] = path
-        self._files["/lab/kernel"] = self.kernel.image
+        self._files["/lab/kernel"] = (self._guest_kernel or self.kernel).image
         self._files["/lab/guest.cpio"] = build_guest(config)
         self._files["/lab/failing-ioctl.so"] = build_failing_ioctl(config)
         self._files["/usr/bin/busybox"] = BUSYBOX
@@ -221,8 +226,10 @@ class HostImage:
 
     def _add_modules(self, cpio: Cpio) -> None:
         for vendor in KVM_VENDORS:
-            order = modules.in_load_order(self.kernel, [vendor, *OTHER_MODULES],
-                                          self._patched)
+            order: dict[str, bytes] = {}
+            if isinstance(self.kernel, packages.Kernel):
+                order = modules.in_load_order(self.kernel, [vendor, *OTHER_MODULES],
+                                              self._patched)
             for name, elf in order.items():
                 cpio.data(f"/lab/modules/{name}.ko", elf)
             cpio.data(f"/lab/modules/order.{vendor}", "\n".join(order).encode())

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import host, initramfs, modules, results
+from . import debugkernel, host, initramfs, modules, results
 from .config import LAB, Config, LabError
 from .emulator import Machine
 
@@ -68,7 +68,7 @@ class Image(initramfs.HostImage):
     """An emulated host with the selftests; "stock" has the same kernel as "patched"."""
 
     def __init__(self, config: Config, kernel: str, kvm: str, binaries: dict[str, Path]):
-        super().__init__(config, "patched", kernel)
+        super().__init__(config, "patched" if kvm == "stock" else kvm, kernel)
         if kvm == "stock":
             self._patched = {}
         self.path = config.work / f"host-selftests-{kernel}-{kvm}.cpio"
@@ -119,7 +119,9 @@ def run(config: Config, kernel: str, kvm: str, tests: list[Selftest],
                 for test in tests if test.cpus > HOST_CPUS}
     present = [test for test in tests if test.name not in reasons]
     image = Image(config, kernel, kvm, {test.binary: bin_dir / test.binary for test in present})
-    machine = Machine(cpus=HOST_CPUS, mem_mib=HOST_MEM_MIB, kvm=kvm, kernel=kernel)
+    append = debugkernel.command_line({}) if kvm == "debug" else ""
+    machine = Machine(cpus=HOST_CPUS, mem_mib=HOST_MEM_MIB, append=append, kvm=kvm,
+                      kernel=kernel)
     outcome = SelftestHost(config, machine, image).run(
         {"runs": [test.run() for test in present], "kvm_parameters": {}}, listener)
     rows = []

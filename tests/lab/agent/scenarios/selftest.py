@@ -9,13 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .. import kvmhost
+from .. import kernellog, kvmhost
 from . import Context, scenario
 
 SKIP_STATUS = 4
 OUTPUT_LINES = 60
-KERNEL_TROUBLE = re.compile(r"WARNING:|BUG:|Oops|KASAN|rcu.*stall|blocked for more than|"
-                            r"possible .* deadlock|suspicious RCU")
 
 
 def _reason(result: str, output: str) -> str:
@@ -76,7 +74,7 @@ def selftest(context: Context) -> dict[str, Any]:
     reason = "" if result == "pass" else _reason(result, output)
     if how:
         reason = f"{how}, last output: {reason}"
-    if trouble := [line for line in kernel if KERNEL_TROUBLE.search(line)]:
+    if trouble := kernellog.reports(kernel):
         result, reason = "fail", f"kernel log: {trouble[0]}"
     return {"result": result, "reason": reason, "seconds_of_test": seconds,
             "output": output.splitlines()[-OUTPUT_LINES:], "kernel_log": kernel[-OUTPUT_LINES:]}

@@ -34,12 +34,17 @@ def _touch(context: Context, guest: Guest) -> None:
     guest.ask(f"touch {context.spec.touched_mib // 2}")
 
 
-@life
-def reset(context: Context, guest: Guest, steps: Steps) -> None:
-    """system_reset twice, the second one early in the firmware."""
+def _reset(guest: Guest) -> None:
+    """system_reset and the boot after it; -no-reboot would end QEMU instead."""
     guest.qmp.command("set-action", reboot="reset")
     guest.qmp.command("system_reset")
     guest.boot()
+
+
+@life
+def reset(context: Context, guest: Guest, steps: Steps) -> None:
+    """system_reset twice, the second one early in the firmware."""
+    _reset(guest)
     steps.mark("system_reset")
     guest.qmp.command("system_reset")
     guest.qmp.command("system_reset")
@@ -81,9 +86,7 @@ def suspend(context: Context, guest: Guest, steps: Steps) -> None:
     guest.ask("check")
     _touch(context, guest)
     steps.mark("suspend, wake-up")
-    guest.qmp.command("set-action", reboot="reset")
-    guest.qmp.command("system_reset")
-    guest.boot()
+    _reset(guest)
     steps.mark("system_reset after wake-up")
 
 
@@ -92,9 +95,7 @@ def smi(context: Context, guest: Guest, steps: Steps) -> None:
     """System management interrupts at run time, before and after a reset."""
     guest.ask("smi 16")
     steps.mark("smi")
-    guest.qmp.command("set-action", reboot="reset")
-    guest.qmp.command("system_reset")
-    guest.boot()
+    _reset(guest)
     guest.ask("smi 16")
     steps.mark("system_reset, smi")
 

@@ -45,10 +45,7 @@ class Ept(LabTest):
         self.assertTrue(row["booted"])
         self.assertTrue(row["query"]["always-writable"])
 
-    def test_6_1_on(self):
-        """Linux 6.1: prefault=on is refused and names the missing capability."""
-        self.check_refusal("ept-6.1-on", "'prefault=on'", "KVM_PRE_FAULT_MEMORY", "6.11")
-
-    def test_6_1_auto(self):
-        """Linux 6.1: prefault=auto starts, and the query says why it is not done."""
-        self.check_without_ioctl("ept-6.1-auto")
+    def test_6_1_prefault(self):
+        """Linux 6.1: prefault=on, not one RAM fault."""
+        self.check_boot("ept-6.1-prefault")
+        self.check_host("ept-6.1-prefault", "6.1")

@@ -25,6 +25,9 @@
 /* Most bytes per turn while the guest runs: about 1 ms with 4 KiB pages */
 #define TURN_BYTES_RUNNING (16 * MiB)
 
+/* ... and on a slow host the longest time, so that the guest goes on */
+#define TURN_MAX_US (10 * G_USEC_PER_SEC / 1000)
+
 /* An ioctl that takes longer than this is interrupted and taken up again */
 #define IOCTL_SLOW_US (2 * G_USEC_PER_SEC)
 
@@ -58,6 +61,18 @@ static void interrupt_ioctls(int64_t older_than_us)
 
         if (start && now - start >= older_than_us) {
             pthread_kill(cpu->thread->thread, SIG_IPI);
+        }
+    }
+}
+
+void kvm_prefault_ask_for_turns(void)
+{
+    CPUState *cpu;
+
+    interrupt_ioctls(TURN_MAX_US);
+    CPU_FOREACH(cpu) {
+        if (!qatomic_xchg(&kvm_prefault_vcpu(cpu)->turn_asked, true)) {
+            qemu_cpu_kick(cpu);
         }
     }
 }
@@ -341,12 +356,13 @@ bool kvm_prefault_vcpu_ready(CPUState *cpu)
         /* let the next kick send a signal again */
         qatomic_set_mb(&cpu->thread_kicked, false);
         if (!p->hold) {
-            return true;
+            break;
         }
         if (!worked) {
             qemu_cond_wait_bql(cpu->halt_cond);
         }
     }
+    qatomic_set(&kvm_prefault_vcpu(cpu)->turn_asked, false);
     return !p->hold;
 }
 

@@ -203,7 +203,11 @@ static void advance(void)
         finish_pass();
         return;
     }
-    kvm_prefault_kick_vcpus();
+    if (p->hold) {
+        kvm_prefault_kick_vcpus();
+    } else {
+        kvm_prefault_ask_for_turns();
+    }
     timer_mod(p->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
                         (p->hold ? HOLD_INTERVAL_MS : TURN_INTERVAL_MS));
 }

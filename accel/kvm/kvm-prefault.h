@@ -70,6 +70,8 @@ typedef struct KVMPrefaultVCPU {
     int64_t ioctl_start_us;
     /* time spent in ioctls that were interrupted and mapped nothing */
     int64_t stalled_us;
+    /* kicked for a turn of work beside the guest, and has not come yet */
+    bool turn_asked;
 } KVMPrefaultVCPU;
 
 typedef struct KVMPrefault {
@@ -178,6 +180,15 @@ KVMPrefaultVCPU *kvm_prefault_vcpu(CPUState *cpu);
  * kvm_prefault_kick_vcpus: have all vCPUs look for work
  */
 void kvm_prefault_kick_vcpus(void);
+
+/**
+ * kvm_prefault_ask_for_turns: have all vCPUs do a bounded piece beside the guest
+ *
+ * A vCPU is kicked once per turn: a second kick would end the ioctl of the
+ * turn, on a slow host before it has mapped anything.  A turn that takes
+ * longer than 10 ms is ended.
+ */
+void kvm_prefault_ask_for_turns(void);
 
 /**
  * kvm_prefault_drain: wait until no ioctl of ours runs

@@ -33,13 +33,25 @@ class LabTest(Test):
     shared_file = ""
     # Kernels whose patched KVM modules the group needs.
     patched: tuple[str, ...] = ()
+    # The guests' QEMU is the unchanged one, the host's emulator the fork as ever.
+    upstream_qemu = False
 
     def setUp(self) -> None:
         self.setup = config.configure(lab=os.environ.get("LAB") or host.best_lab(),
                                       verbose=False)
+        if self.upstream_qemu:
+            self.setup = self._with_upstream_qemu()
         self._check_modules()
         self.runs = config.select(config.load_matrix(), [self.group])
         self._rows = self._shared_rows()
+
+    def _with_upstream_qemu(self) -> config.Config:
+        stock = self.setup.build / "qemu-stock"
+        if not (stock / "qemu-system-x86_64").exists():
+            self.cancel("the unchanged QEMU has not been built: run 'make stock'")
+        return config.configure(lab=self.setup.lab, verbose=False,
+                                qemu=str(stock / "qemu-system-x86_64"),
+                                emulator=str(self.setup.qemu) if self.setup.lab == "npt" else None)
 
     def _check_modules(self) -> None:
         for kernel in self.patched:

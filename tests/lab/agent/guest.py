@@ -98,7 +98,12 @@ class Guest:
         return answer["return"]
 
     def wait_prefault(self, states: tuple[str, ...]) -> dict[str, Any]:
-        """Poll until the population reaches one of the states."""
+        """Poll until the population reaches one of the states.
+
+        Ever less often: on a slow host the answers take the time that the
+        population needs.
+        """
+        pause = 0.05
         while True:
             info = self.prefault()
             if info is None:
@@ -108,7 +113,8 @@ class Guest:
             if self.left <= 0.1:
                 raise GuestError(f"prefault state is still {info['state']}, "
                                  f"expected {' or '.join(states)}")
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(pause * 1.5, 2)
 
     def power_off(self) -> int:
         self.console.send("poweroff")

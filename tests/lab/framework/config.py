@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Where things are, and the matrix of runs (machines.json)."""
 
+import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -48,6 +50,15 @@ class Config:
     def say(self, text: str) -> None:
         if self.verbose:
             print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """One thread of one process at a time; tests run beside each other."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def configure(build: str | None = None, lab: str = "npt", qemu: str | None = None,

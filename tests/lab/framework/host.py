@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Boot an emulated host, or use this machine, and run one job on it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from agent import kvmhost
 
 from . import debugkernel, initramfs, packages
 from .bochs import BochsVmx
-from .config import DEFAULT_KERNEL, LAB, SYSTEM_PYTHON, Config, LabError
+from .config import DEFAULT_KERNEL, LAB, SYSTEM_PYTHON, Config, LabError, exclusive
 from .emulator import Emulator, Machine, TcgSvm
 
 EMULATORS: dict[str, type[Emulator]] = {kind.name: kind for kind in (TcgSvm, BochsVmx)}
@@ -25,8 +26,6 @@ END_TIMEOUT = 60
 GRACE = 60
 PANIC = b"Kernel panic - not syncing"
 
-# Images and packages are shared by hosts that run at the same time.
-_preparing = threading.Lock()
 _cancelled = threading.Event()
 
 Listener = Callable[[dict[str, Any]], None]
@@ -155,7 +154,7 @@ class EmulatedHost:
                 "initrd": "/lab/guest.cpio", "work": "/tmp/lab"}
 
     def argv(self, work: Path, extra: dict[str, bytes]) -> list[str]:
-        with _preparing:
+        with preparing(self.config):
             base = self._image.build()
         initrd = initramfs.with_extra(base, work / "initrd", extra)
         return self._emulator.command(self.machine, self._image.kernel.image, initrd, work)
@@ -222,6 +221,11 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     if process.poll() is None:
         process.kill()
         process.wait(30)
+
+
+def preparing(config: Config) -> contextlib.AbstractContextManager[None]:
+    """Images and packages are shared by hosts that run at the same time."""
+    return exclusive(config.work / ".preparing")
 
 
 def _fresh_directory(config: Config) -> Path:
@@ -316,7 +320,7 @@ def run_job(config: Config, runs: list[dict[str, Any]], machine: Machine | None 
     job = {"runs": runs, "kvm_parameters": kvm_parameters or {}}
     lab = (machine and machine.lab) or config.lab
     kind = ThisHost if lab == "host" else EmulatedHost
-    with _preparing:
+    with preparing(config):
         host = kind(config, machine)
     start = time.monotonic()
     outcome = host.run(job, listener)

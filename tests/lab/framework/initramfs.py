@@ -121,7 +121,7 @@ def ovmf() -> dict[str, Path]:
 
 def stripped(config: Config, binary: Path) -> Path:
     """A copy without debug information: the image is loaded at every boot."""
-    target = config.work / "stripped" / binary.name
+    target = config.work / "stripped" / binary.parent.name / binary.name
     if not target.exists() or target.stat().st_mtime < binary.stat().st_mtime:
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["strip", "-o", str(target), str(binary)], check=True, timeout=120)
@@ -143,7 +143,8 @@ class HostImage:
             self.kernel, self._patched = modules.patched(config, series)
         else:
             self.kernel = packages.kernel(config, series)
-        self.path = config.work / f"host-{series}-{kvm}.cpio"
+        # Not "qemu" alone: an image per build, so that none replaces another's.
+        self.path = config.work / f"host-{series}-{kvm}-{config.qemu.parent.name}.cpio"
         self._files: dict[str, Path] = {}
 
     def build(self) -> Path:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any, Callable
 
+from .config import exclusive
+
 Row = dict[str, Any]
 
 # Of QEMU, in scenarios that boot no guest.
@@ -97,6 +99,7 @@ def write(path: Path, host: Row, runs: list[Row]) -> None:
 
 def merge(path: Path, host: Row, rows: list[Row], key: tuple[str, ...]) -> None:
     """Add rows to a result file that several tests write; new ones win."""
-    old = json.loads(path.read_text())["runs"] if path.exists() else []
-    named = {tuple(row[k] for k in key): row for row in [*old, *rows]}
-    write(path, host, list(named.values()))
+    with exclusive(path.with_name(f".{path.name}.lock")):
+        old = json.loads(path.read_text())["runs"] if path.exists() else []
+        named = {tuple(row[k] for k in key): row for row in [*old, *rows]}
+        write(path, host, list(named.values()))

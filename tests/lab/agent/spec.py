@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .mtrrlab import ZAPS
+
 CONFIGS = ("stock", "prealloc", "prefault", "always-writable")
 BACKENDS = ("ram", "memfd", "file", "hugetlb")
 
@@ -29,6 +31,7 @@ class Spec:
     reserve: bool = True
     memlock_kib: int | None = None
     touch_mib: int = 0
+    zap: str = "stock"
     append: str = ""
     accel: dict[str, str] = field(default_factory=dict)
     machine_options: dict[str, str] = field(default_factory=dict)
@@ -49,6 +52,7 @@ class Spec:
                 ("backend", spec.backend, BACKENDS),
                 ("firmware", spec.firmware, ("seabios", "ovmf")),
                 ("machine", spec.machine, ("pc", "q35")),
+                ("zap", spec.zap, tuple(ZAPS)),
                 ("host_page_kib", spec.host_page_kib, (4, 2048))):
             if value not in allowed:
                 raise ValueError(f"run '{spec.name}': {name}={value!r}, "

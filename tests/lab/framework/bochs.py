@@ -34,6 +34,9 @@ PACKAGES = {BINARY: "bochs", TERM_GUI: "bochs-term", BIOS: "bochsbios", VGA_BIOS
 INSTRUCTIONS_PER_SECOND = 50_000_000
 CPU_MODEL = "corei7_haswell_4770"
 
+# More memory it does not offer a host.
+MAX_MEM_MIB = 2048
+
 # Seconds; ends an emulator whose lab was killed and cannot end it.
 CPU_LIMIT = 3600
 
@@ -106,9 +109,10 @@ class BochsVmx(Emulator):
             raise LabError(f"host_cpus={machine.cpus}, but the EPT lab emulates one CPU: "
                            "use --lab npt")
         self._write_iso(machine, kernel, initrd, work)
+        mem_mib = min(machine.mem_mib, MAX_MEM_MIB)
         (work / "bochsrc").write_text(BOCHSRC.format(
             bios=BIOS, vga_bios=VGA_BIOS, model=CPU_MODEL, work=work,
-            ips=INSTRUCTIONS_PER_SECOND, mem_mib=machine.mem_mib), encoding="utf-8")
+            ips=INSTRUCTIONS_PER_SECOND, mem_mib=mem_mib), encoding="utf-8")
         (work / "bochs.rc").write_text("continue\n", encoding="ascii")
         return ["prlimit", f"--cpu={CPU_LIMIT}", str(self.binary), "-q",
                 "-f", str(work / "bochsrc"), "-rc", str(work / "bochs.rc")]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Iterable
 
 from . import debugkernel, modules, packages
-from .config import DEFAULT_KERNEL, LAB, SYSTEM_PYTHON, Config, LabError
+from .config import DEFAULT_KERNEL, LAB, SOURCE, SYSTEM_PYTHON, Config, LabError
 from .cpio import Cpio
 
 # The emulated CPU decides which of the first two is loaded.
@@ -79,6 +79,20 @@ def build_failing_ioctl(config: Config) -> Path:
                     "-shared", "-fPIC")
 
 
+def build_mtrr(config: Config) -> Path:
+    """The program of several files that measures and checks guest MTRRs."""
+    source, target = LAB / "host" / "mtrr", config.work / "mtrr"
+    include = (LAB / "module", SOURCE / "tests" / "unit",
+               config.build / f"linux-{modules.LAB_MODULE_KERNEL}-src" / "arch/x86/kvm")
+    newest = max(path.stat().st_mtime for directory in (source, *include[:2])
+                 for path in directory.glob("*.[ch]"))
+    if not target.exists() or target.stat().st_mtime < newest:
+        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-Werror", "-s", "-static", "-pthread",
+                        *(f"-I{path}" for path in include), *map(str, source.glob("*.c")),
+                        "-o", str(target)], check=True, timeout=120)
+    return target
+
+
 def build_guest(config: Config) -> Path:
     """The guest's whole user space: /init and a console."""
     archive = io.BytesIO()
@@ -143,6 +157,7 @@ class HostImage:
             self.kernel, self._patched = modules.patched(config, series)
         else:
             self.kernel = packages.kernel(config, series)
+        self._lab_module = modules.lab_module(config, series, kvm)
         # Not "qemu" alone: an image per build, so that none replaces another's.
         self.path = config.work / f"host-{series}-{kvm}-{config.qemu.parent.name}.cpio"
         self._files: dict[str, Path] = {}
@@ -170,6 +185,9 @@ class HostImage:
         self._files["/lab/kernel"] = (self._guest_kernel or self.kernel).image
         self._files["/lab/guest.cpio"] = build_guest(config)
         self._files["/lab/failing-ioctl.so"] = build_failing_ioctl(config)
+        if self._lab_module:
+            self._files["/lab/modules/mtrr-lab.ko"] = self._lab_module
+            self._files["/lab/mtrr"] = build_mtrr(config)
         self._files["/usr/bin/busybox"] = BUSYBOX
 
     def _key(self) -> str:

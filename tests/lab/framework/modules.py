@@ -10,6 +10,8 @@ from .config import DEFAULT_KERNEL, Config, LabError
 from .packages import Kernel, kernel_of_modules, key_values
 
 PATCHED = ("kvm", "kvm_amd", "kvm_intel")
+# Since 6.11 KVM ignores guest MTRRs.
+LAB_MODULE_KERNEL = "6.1"
 
 
 def how_to_build(series: str = DEFAULT_KERNEL) -> str:
@@ -55,6 +57,12 @@ def patched(config: Config, series: str) -> tuple[Kernel, dict[str, Path]]:
     for path in files.values():
         check_vermagic(path, kernel.release, series)
     return kernel, files
+
+
+def lab_module(config: Config, series: str, kvm: str) -> Path | None:
+    """The module of scripts/kvm-lab-module for this KVM, where there is one."""
+    path = patched_directory(config, series) / "lab-module" / kvm / "mtrr-lab.ko"
+    return path if series == LAB_MODULE_KERNEL and path.is_file() else None
 
 
 def check_vermagic(path: Path, release: str, series: str) -> None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Linux 6.1, which cannot pre-fault, and our modules, which can, under NPT."""
 
-from labtest import LabTest
+from mtrrchecks import MtrrChecks
 
 
-class Linux61(LabTest):
+class Linux61(MtrrChecks):
     """
     :avocado: enable
     """
@@ -72,3 +72,9 @@ class Linux61(LabTest):
         """The stock KVM has no choice to offer."""
         self.check_refused("npt-6.1-mtrr-stock", "'mtrr-zap=range'", "KVM_CAP_MTRR_ZAP",
                            "make kvm-modules", "mtrr-zap=full")
+
+    def test_mtrr_contention(self):
+        """Two CPUs, 8 vCPUs: MTRRs, CR0.CD, memory and DMA at once; no hang, no write lost."""
+        for zap in ("range", "none"):
+            row = self.check_stress(f"npt-mtrr-stress-{zap}")
+            self.assertEqual(row["mtrr_zaps"] > 0, zap == "range")

@@ -96,6 +96,8 @@ def mtrr_boot(context: Context) -> dict[str, Any]:
         mtrrlab.run("start", pid, limit=60)
         mtrrlab.run("reset", limit=60)
         before = _statistics(guest)
+        # The VM of the warm-up had faults of its own.
+        context.faults.watch(context.spec.machine, context.spec.mem_mib)
         if context.spec.config == "prefault":
             # The start of DMA has zapped everything, and QEMU does not know of it.
             guest.qmp.command("kvm-prefault")

@@ -18,8 +18,8 @@
 #include "system/kvm_prefault.h"
 
 static const char *const prefault_options[] = {
-    "prefault", "prefault-threads", "prefault-wait", "pin-ram", "slot-zap",
-    "always-writable", "mtrr-zap",
+    "prefault", "prefault-method", "prefault-threads", "prefault-wait",
+    "pin-ram", "slot-zap", "always-writable", "mtrr-zap",
 };
 
 /* Value of 'prefault' on -machine, which only the kvm accelerator looks at */

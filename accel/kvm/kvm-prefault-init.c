@@ -60,7 +60,8 @@ static void machine_done(Notifier *notifier, void *data)
         give_up(err);
         return;
     }
-    if (!kvm_prefault_check_memory(&err)) {
+    if (!kvm_prefault_check_memory(&err) ||
+        (p->tdp_on && !kvm_prefault_method_start(&err))) {
         give_up(err);
         return;
     }
@@ -117,7 +118,7 @@ static void init_threads(MachineState *ms)
                                            host_cpus_available());
 }
 
-static void init_tdp(MachineState *ms)
+static void init_tdp(KVMState *s, MachineState *ms)
 {
     KVMPrefault *p = &kvm_prefault;
     Error *err = NULL;
@@ -128,13 +129,8 @@ static void init_tdp(MachineState *ms)
     if (ms->cgs) {
         error_setg(&err, "'%s=%s' is not possible for confidential guests",
                    PROP_PREFAULT, OnOffAuto_str(p->config.mode));
-    } else if (!p->has_ioctl) {
-        error_setg(&err, "'%s=%s' needs KVM_PRE_FAULT_MEMORY, which this "
-                   "host's KVM does not have", PROP_PREFAULT,
-                   OnOffAuto_str(p->config.mode));
-        error_append_hint(&err, "It takes Linux 6.11 or later with EPT or NPT "
-                          "in use (kvm_intel.ept=1, kvm_amd.npt=1); "
-                          "%s=auto starts without.\n", PROP_PREFAULT);
+    } else {
+        kvm_prefault_method_choose(s, &err);
     }
     if (err) {
         impossible(p->config.mode == ON_OFF_AUTO_ON, err);
@@ -304,7 +300,7 @@ void kvm_prefault_init(KVMState *s, MachineState *ms)
     kvm_prefault_core_init();
     probe_host(s);
     init_threads(ms);
-    init_tdp(ms);
+    init_tdp(s, ms);
     report_nx_huge_pages();
     init_slot_zap(s);
     init_always_writable();

@@ -81,6 +81,17 @@ static void populate_device_ram(MemoryRegionSection *section)
     }
 }
 
+/* Whether KVM can map huge pages of the host as such, but at the ends */
+static bool is_large(MemoryRegionSection *section)
+{
+    char *host = memory_region_get_ram_ptr(section->mr);
+    uint64_t difference = section->offset_within_address_space -
+                          (uintptr_t)(host + section->offset_within_region);
+
+    return qemu_ram_pagesize(section->mr->ram_block) >= 2 * MiB &&
+           QEMU_IS_ALIGNED(difference, 2 * MiB);
+}
+
 static void prefault_begin(MemoryListener *listener)
 {
     kvm_prefault_drain();
@@ -103,6 +114,7 @@ static void prefault_region_add(MemoryListener *listener,
     kvm_prefault_ranges_add(&kvm_prefault.ranges, l->as_id,
                             section->offset_within_address_space,
                             int128_get64(section->size), ram,
+                            ram && is_large(section),
                             memory_region_name(section->mr));
     slots_added = true;
 }
@@ -129,7 +141,7 @@ static bool can_do_inline(void)
     KVMPrefault *p = &kvm_prefault;
 
     return qemu_in_vcpu_thread() && p->tdp_on && p->first_pass_done &&
-           !p->dirty_logging && !p->host_stale &&
+           !p->settling && !p->dirty_logging && !p->host_stale &&
            p->state != KVM_PREFAULT_STATE_POPULATING &&
            p->ranges.work_bytes <= INLINE_BYTES_MAX;
 }
@@ -156,11 +168,18 @@ static void prefault_commit(MemoryListener *listener)
         kvm_prefault_ranges_invalidate(&p->ranges);
     }
     trace_kvm_prefault_slots(p->ranges.work_bytes);
-    if (can_do_inline()) {
+    if (zapped_all && p->first_pass_done && !p->dirty_logging &&
+        (p->settling || p->state != KVM_PREFAULT_STATE_POPULATING)) {
+        kvm_prefault_settle();
+    } else if (!can_do_inline()) {
+        kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
+    } else if (p->method == KVM_PREFAULT_METHOD_IOCTL) {
         p->causes[KVM_PREFAULT_CAUSE_SLOTS]++;
         kvm_prefault_inline(current_cpu);
     } else {
+        /* this vCPU has to complete its instruction first */
         kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
+        kvm_prefault_hold();
     }
 }
 

@@ -63,6 +63,31 @@ static void set_prefault(Object *obj, const char *value, Error **errp)
     }
 }
 
+/* "auto" is remembered as no method in particular */
+static char *get_method(Object *obj, Error **errp)
+{
+    KvmPrefaultMethod method = kvm_prefault.config.method;
+
+    return g_strdup(method == KVM_PREFAULT_METHOD_NONE ?
+                    "auto" : KvmPrefaultMethod_str(method));
+}
+
+static void set_method(Object *obj, const char *value, Error **errp)
+{
+    static const char *const choices[] = { "auto", "ioctl", "vcpu" };
+    static const QEnumLookup lookup = { .array = choices, .size = 3 };
+    static const KvmPrefaultMethod methods[] = {
+        KVM_PREFAULT_METHOD_NONE,
+        KVM_PREFAULT_METHOD_IOCTL,
+        KVM_PREFAULT_METHOD_VCPU,
+    };
+    int method = set_choice(obj, PROP_PREFAULT_METHOD, value, &lookup, errp);
+
+    if (method >= 0) {
+        kvm_prefault.config.method = methods[method];
+    }
+}
+
 static char *get_wait(Object *obj, Error **errp)
 {
     return g_strdup(kvm_prefault.config.wait ? "on" : "off");
@@ -188,6 +213,9 @@ void kvm_prefault_class_init(ObjectClass *oc)
     add_choice(oc, PROP_PREFAULT, get_prefault, set_prefault,
                "Keep guest RAM mapped in EPT/NPT: off, auto, on "
                "(default: off)");
+    add_choice(oc, PROP_PREFAULT_METHOD, get_method, set_method,
+               "How tables are filled: ioctl (KVM_PRE_FAULT_MEMORY), vcpu "
+               "(vCPUs touch memory), auto (default: auto)");
     add_choice(oc, PROP_PREFAULT_WAIT, get_wait, set_wait,
                "Run the guest only when population is done: on, off "
                "(default: on)");

@@ -85,6 +85,7 @@ static KvmPrefaultCauses *query_causes(void)
     causes->reset = count[KVM_PREFAULT_CAUSE_RESET];
     causes->wakeup = count[KVM_PREFAULT_CAUSE_WAKEUP];
     causes->slots = count[KVM_PREFAULT_CAUSE_SLOTS];
+    causes->zap_all = count[KVM_PREFAULT_CAUSE_ZAP_ALL];
     causes->dirty_log = count[KVM_PREFAULT_CAUSE_DIRTY_LOG];
     causes->command = count[KVM_PREFAULT_CAUSE_COMMAND];
     return causes;
@@ -115,6 +116,17 @@ static void query_faults(KvmPrefaultInfo *info)
     info->faults_since_ready = faults->total;
 }
 
+static KvmPrefaultPauses *query_pauses(void)
+{
+    const KVMPrefaultPauses *taken = &kvm_prefault.pauses;
+    KvmPrefaultPauses *pauses = g_new0(KvmPrefaultPauses, 1);
+
+    pauses->count = taken->count;
+    pauses->total_us = taken->total_us;
+    pauses->max_us = taken->max_us;
+    return pauses;
+}
+
 static strList *query_reasons(void)
 {
     GPtrArray *lists[] = { kvm_prefault.host_reasons,
@@ -137,8 +149,7 @@ static void query_kvm(KvmPrefaultInfo *info)
     KvmPrefaultMapped mapped;
 
     info->state = p->state;
-    info->method = p->tdp_on ? KVM_PREFAULT_METHOD_IOCTL
-                             : KVM_PREFAULT_METHOD_NONE;
+    info->method = p->tdp_on ? p->method : KVM_PREFAULT_METHOD_NONE;
     info->threads = p->tdp_on ? p->threads : 0;
     info->pin_ram = p->pin;
     info->slot_zap = p->slot_zap;
@@ -167,6 +178,7 @@ KvmPrefaultInfo *qmp_query_kvm_prefault(Error **errp)
     info->slot_zap = KVM_SLOT_ZAP_ALL;
     info->mtrr_zap = KVM_MTRR_ZAP_FULL;
     info->repopulations = query_causes();
+    info->pauses = query_pauses();
     if (kvm_enabled()) {
         query_kvm(info);
     }
@@ -259,6 +271,10 @@ static void hmp_info_kvm_prefault(Monitor *mon, const QDict *qdict)
     monitor_printf(mon, "%-18s%.3f ms\n", "duration:",
                    info->duration_us / 1000.0);
     print_faults(mon, info);
+    monitor_printf(mon, "%-18s%" PRIu64 ", %.3f ms, longest %.3f ms\n",
+                   "pauses:", info->pauses->count,
+                   info->pauses->total_us / 1000.0,
+                   info->pauses->max_us / 1000.0);
     print_mapped(mon, info->mapped);
     print_ranges(mon, info->ranges);
     for (reason = info->reasons; reason; reason = reason->next) {

@@ -9,6 +9,9 @@
 #include "qemu/osdep.h"
 #include "kvm-prefault-ranges.h"
 
+#define SMALL_PAGE (4ULL << 10)
+#define LARGE_PAGE (2ULL << 20)
+
 void kvm_prefault_ranges_init(KVMPrefaultRanges *r)
 {
     QTAILQ_INIT(&r->ranges);
@@ -24,6 +27,8 @@ static KVMPrefaultChunk *chunk_new(KVMPrefaultRange *range, uint64_t gpa,
 
     chunk->range = range;
     chunk->as_id = range->as_id;
+    chunk->ram = range->ram;
+    chunk->large = range->large;
     chunk->gpa = gpa;
     chunk->size = size;
     return chunk;
@@ -73,7 +78,8 @@ static void drop_work(KVMPrefaultRanges *r, KVMPrefaultRange *range)
 }
 
 void kvm_prefault_ranges_add(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
-                             uint64_t size, bool ram, const char *name)
+                             uint64_t size, bool ram, bool large,
+                             const char *name)
 {
     KVMPrefaultRange *range = g_new0(KVMPrefaultRange, 1);
 
@@ -81,6 +87,7 @@ void kvm_prefault_ranges_add(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
     range->gpa = gpa;
     range->size = size;
     range->ram = ram;
+    range->large = large;
     range->name = g_strdup(name);
     QTAILQ_INSERT_TAIL(&r->ranges, range, next);
     queue_range(r, range);
@@ -181,6 +188,24 @@ uint64_t kvm_prefault_ranges_count(const KVMPrefaultRanges *r,
         *populated = mapped;
     }
     return total;
+}
+
+uint64_t kvm_prefault_touch_step(const KVMPrefaultTouch *touch, uint64_t done,
+                                 uint64_t *stride)
+{
+    uint64_t gpa = touch->gpa + done;
+    uint64_t left = touch->size - done;
+    uint64_t to_boundary = bytes_to_boundary(gpa, LARGE_PAGE);
+
+    *stride = SMALL_PAGE;
+    if (!touch->large || left < LARGE_PAGE) {
+        return left;
+    }
+    if (to_boundary < LARGE_PAGE) {
+        return MIN(to_boundary, left);
+    }
+    *stride = LARGE_PAGE;
+    return left - left % LARGE_PAGE;
 }
 
 unsigned kvm_prefault_pick_threads(unsigned requested, unsigned vcpus,

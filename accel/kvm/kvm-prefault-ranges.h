@@ -28,6 +28,8 @@ typedef struct KVMPrefaultRange {
     uint64_t populated;
     /* RAM of a memory backend; else ROM, flash or device RAM */
     bool ram;
+    /* backed by huge pages that KVM can map as such, but at its ends */
+    bool large;
     char *name;
     QTAILQ_ENTRY(KVMPrefaultRange) next;
 } KVMPrefaultRange;
@@ -36,10 +38,20 @@ typedef struct KVMPrefaultChunk {
     /* NULL once the range has gone or become stale under a taken chunk */
     KVMPrefaultRange *range;
     int as_id;
+    bool ram, large;
     uint64_t gpa;
     uint64_t size;
     QTAILQ_ENTRY(KVMPrefaultChunk) next;
 } KVMPrefaultChunk;
+
+/* What a vCPU is told to touch, all within one piece of work */
+typedef struct KVMPrefaultTouch {
+    uint64_t gpa;
+    uint64_t size;
+    bool write;
+    /* whole huge pages of at least 2 MiB take one touch each */
+    bool large;
+} KVMPrefaultTouch;
 
 typedef QTAILQ_HEAD(, KVMPrefaultChunk) KVMPrefaultChunkList;
 
@@ -59,12 +71,15 @@ void kvm_prefault_ranges_init(KVMPrefaultRanges *r);
 
 /**
  * kvm_prefault_ranges_add: a memory slot has appeared
+ * @ram: RAM of a memory backend
+ * @large: backed by huge pages that KVM can map as such
  * @name: copied
  *
  * All of the range becomes work.
  */
 void kvm_prefault_ranges_add(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
-                             uint64_t size, bool ram, const char *name);
+                             uint64_t size, bool ram, bool large,
+                             const char *name);
 
 /**
  * kvm_prefault_ranges_del: a memory slot has gone, and its work with it
@@ -112,6 +127,17 @@ bool kvm_prefault_ranges_idle(const KVMPrefaultRanges *r);
  */
 uint64_t kvm_prefault_ranges_count(const KVMPrefaultRanges *r,
                                    uint64_t *populated);
+
+/**
+ * kvm_prefault_touch_step: how to go on touching memory
+ * @done: bytes of @touch that have been dealt with
+ * @stride: set to the distance from one touch to the next: 4 KiB, or 2 MiB for
+ * whole huge pages
+ *
+ * Returns: bytes to be touched in that way.
+ */
+uint64_t kvm_prefault_touch_step(const KVMPrefaultTouch *touch, uint64_t done,
+                                 uint64_t *stride);
 
 /**
  * kvm_prefault_pick_threads: how many vCPUs fill tables at a time

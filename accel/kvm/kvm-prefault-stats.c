@@ -70,6 +70,21 @@ static uint64_t stat_read(StatsLayout *layout, int fd, const char *name)
     return value;
 }
 
+bool kvm_prefault_counts_of(CPUState *cpu, KVMPrefaultCounts *counts)
+{
+    int fd = cpu->kvm_vcpu_stats_fd;
+
+    if (!kvm_prefault.has_stats || fd < 0) {
+        return false;
+    }
+    counts->taken += stat_read(&vcpu_layout, fd, "pf_taken");
+    counts->emulated += stat_read(&vcpu_layout, fd, "pf_emulate");
+    counts->fixed += stat_read(&vcpu_layout, fd, "pf_fixed");
+    counts->spurious += stat_read(&vcpu_layout, fd, "pf_spurious");
+    counts->fast += stat_read(&vcpu_layout, fd, "pf_fast");
+    return true;
+}
+
 bool kvm_prefault_counts(KVMPrefaultCounts *counts)
 {
     CPUState *cpu;
@@ -79,16 +94,9 @@ bool kvm_prefault_counts(KVMPrefaultCounts *counts)
         return false;
     }
     CPU_FOREACH(cpu) {
-        int fd = cpu->kvm_vcpu_stats_fd;
-
-        if (fd < 0) {
+        if (!kvm_prefault_counts_of(cpu, counts)) {
             return false;
         }
-        counts->taken += stat_read(&vcpu_layout, fd, "pf_taken");
-        counts->emulated += stat_read(&vcpu_layout, fd, "pf_emulate");
-        counts->fixed += stat_read(&vcpu_layout, fd, "pf_fixed");
-        counts->spurious += stat_read(&vcpu_layout, fd, "pf_spurious");
-        counts->fast += stat_read(&vcpu_layout, fd, "pf_fast");
     }
     return true;
 }

@@ -37,6 +37,9 @@
 /* Interrupted calls without progress that are repeated with the BQL held */
 #define INLINE_RETRIES 100
 
+/* Most bytes at a time while the running guest is held for a moment */
+#define TURN_BYTES_PAUSING (4 * MiB)
+
 void kvm_prefault_kick_vcpus(void)
 {
     CPUState *cpu;
@@ -101,7 +104,7 @@ void kvm_prefault_drain(void)
     qemu_mutex_unlock(&p->inflight_lock);
 }
 
-static void ioctl_begin(KVMPrefaultVCPU *v)
+void kvm_prefault_ioctl_begin(KVMPrefaultVCPU *v)
 {
     KVMPrefault *p = &kvm_prefault;
 
@@ -112,7 +115,7 @@ static void ioctl_begin(KVMPrefaultVCPU *v)
     bql_unlock();
 }
 
-static int64_t ioctl_end(KVMPrefaultVCPU *v)
+int64_t kvm_prefault_ioctl_end(KVMPrefaultVCPU *v)
 {
     KVMPrefault *p = &kvm_prefault;
     int64_t us;
@@ -127,24 +130,6 @@ static int64_t ioctl_end(KVMPrefaultVCPU *v)
     return us;
 }
 
-/*
- * One call.  Returns 0 if all is mapped, else -errno; *done is what has been
- * mapped in either case.
- */
-static int pre_fault(CPUState *cpu, const KVMPrefaultChunk *chunk,
-                     uint64_t *done)
-{
-    struct kvm_pre_fault_memory range = {
-        .gpa = chunk->gpa,
-        .size = chunk->size,
-    };
-    int ret = kvm_vcpu_ioctl(cpu, KVM_PRE_FAULT_MEMORY, &range);
-
-    *done = chunk->size - range.size;
-    /* a signal after some progress ends the call with success */
-    return ret == 0 && range.size ? -EINTR : ret;
-}
-
 static bool is_retry(int ret)
 {
     return ret == -EINTR || ret == -EAGAIN;
@@ -152,19 +137,19 @@ static bool is_retry(int ret)
 
 /*
  * Called with the BQL held, which is dropped meanwhile.  Returns what
- * pre_fault() does, but -ETIMEDOUT once calls have been interrupted without
+ * kvm_prefault_method_map() does, but -ETIMEDOUT once calls have been interrupted without
  * any progress for too long.
  */
-static int pre_fault_unlocked(CPUState *cpu, const KVMPrefaultChunk *chunk,
-                              uint64_t *done)
+static int map_unlocked(CPUState *cpu, const KVMPrefaultSession *session,
+                        const KVMPrefaultChunk *chunk, uint64_t *done)
 {
     KVMPrefaultVCPU *v = kvm_prefault_vcpu(cpu);
     int64_t us;
     int ret;
 
-    ioctl_begin(v);
-    ret = pre_fault(cpu, chunk, done);
-    us = ioctl_end(v);
+    kvm_prefault_ioctl_begin(v);
+    ret = kvm_prefault_method_map(cpu, session, chunk, done);
+    us = kvm_prefault_ioctl_end(v);
 
     v->stalled_us = *done ? 0 : v->stalled_us + us;
     if (is_retry(ret) && v->stalled_us >= STALLED_MAX_US) {
@@ -173,14 +158,14 @@ static int pre_fault_unlocked(CPUState *cpu, const KVMPrefaultChunk *chunk,
     return ret;
 }
 
-static int pre_fault_locked(CPUState *cpu, const KVMPrefaultChunk *chunk,
-                            uint64_t *done)
+static int map_locked(CPUState *cpu, const KVMPrefaultSession *session,
+                      const KVMPrefaultChunk *chunk, uint64_t *done)
 {
     int tries = 0;
     int ret;
 
     do {
-        ret = pre_fault(cpu, chunk, done);
+        ret = kvm_prefault_method_map(cpu, session, chunk, done);
     } while (is_retry(ret) && *done == 0 && ++tries < INLINE_RETRIES);
     return is_retry(ret) && *done == 0 ? -ETIMEDOUT : ret;
 }
@@ -238,8 +223,9 @@ static void chunk_failed(const KVMPrefaultChunk *chunk, uint64_t done, int ret)
     }
     p->failed_as |= 1u << chunk->as_id;
     kvm_prefault_reason(p->pass_reasons,
-                        "KVM_PRE_FAULT_MEMORY at 0x%" PRIx64
-                        " in address space %d: %s",
+                        "%s at 0x%" PRIx64 " in address space %d: %s",
+                        p->method == KVM_PREFAULT_METHOD_VCPU ?
+                        "touching memory" : "KVM_PRE_FAULT_MEMORY",
                         chunk->gpa + done, chunk->as_id, strerror(-ret));
 }
 
@@ -274,15 +260,21 @@ static bool interrupted(CPUState *cpu)
            !cpu_work_list_empty(cpu);
 }
 
+static uint64_t chunk_size(void)
+{
+    return kvm_prefault.pausing ? TURN_BYTES_PAUSING :
+           kvm_prefault.hold ? KVM_PREFAULT_CHUNK_SIZE : TURN_BYTES_RUNNING;
+}
+
 /* Work in @as_id until none is left, or for one bounded chunk */
 static bool work_in_as(CPUState *cpu, int as_id)
 {
     KVMPrefault *p = &kvm_prefault;
-    KVMPrefaultVCPUMode mode;
+    KVMPrefaultSession session;
     bool worked = false;
     int ret;
 
-    ret = kvm_arch_prefault_enter_as(cpu, as_id, &mode);
+    ret = kvm_prefault_method_enter(cpu, as_id, &session);
     if (ret < 0) {
         mark_unable(cpu, as_id, ret);
         return true;
@@ -291,19 +283,18 @@ static bool work_in_as(CPUState *cpu, int as_id)
         KVMPrefaultChunk *chunk;
         uint64_t done;
 
-        chunk = kvm_prefault_ranges_take(&p->ranges, as_id,
-                                         p->hold ? KVM_PREFAULT_CHUNK_SIZE
-                                                 : TURN_BYTES_RUNNING);
+        chunk = kvm_prefault_ranges_take(&p->ranges, as_id, chunk_size());
         if (!chunk) {
             break;
         }
         worked = true;
-        ret = pre_fault_unlocked(cpu, chunk, &done);
+        ret = map_unlocked(cpu, &session, chunk, &done);
         if (!finish_chunk(cpu, chunk, ret, done)) {
             break;
         }
-    } while (p->hold && !interrupted(cpu));
-    kvm_arch_prefault_leave_as(cpu, &mode);
+    } while (p->hold && p->state == KVM_PREFAULT_STATE_POPULATING &&
+             !kvm_prefault_pause_over() && !interrupted(cpu));
+    kvm_prefault_method_leave(cpu, &session);
     return worked;
 }
 
@@ -319,6 +310,16 @@ static bool has_work(int as_id)
     return false;
 }
 
+/* Whether a vCPU may be borrowed: see kvm-prefault-pause.c */
+static bool method_must_wait(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return p->method == KVM_PREFAULT_METHOD_VCPU &&
+           (!p->hold || p->sessions >= p->threads ||
+            !kvm_prefault_quiescent() || kvm_prefault_pause_over());
+}
+
 /* One turn of work.  Returns false if there was nothing to do for @cpu. */
 static bool take_turn(CPUState *cpu)
 {
@@ -327,10 +328,12 @@ static bool take_turn(CPUState *cpu)
     bool worked = false;
     int as_id;
 
-    if (p->host_stale || p->host_running || p->inflight >= p->threads) {
+    if (p->host_stale || p->host_running || p->settling ||
+        p->inflight >= p->threads || method_must_wait()) {
         return false;
     }
-    if (p->slot_zap == KVM_SLOT_ZAP_ALL && v->pass != p->pass) {
+    if (p->method == KVM_PREFAULT_METHOD_IOCTL &&
+        p->slot_zap == KVM_SLOT_ZAP_ALL && v->pass != p->pass) {
         v->pass = p->pass;
         v->unable = 0;
         kvm_arch_prefault_renew_root(cpu);
@@ -363,13 +366,16 @@ bool kvm_prefault_vcpu_ready(CPUState *cpu)
         }
     }
     qatomic_set(&kvm_prefault_vcpu(cpu)->turn_asked, false);
+    if (p->nr_vcpus) {
+        kvm_prefault_vcpu(cpu)->in_guest = !p->hold;
+    }
     return !p->hold;
 }
 
 void kvm_prefault_inline(CPUState *cpu)
 {
     KVMPrefault *p = &kvm_prefault;
-    KVMPrefaultVCPUMode mode;
+    KVMPrefaultSession session;
     KVMPrefaultChunk *chunk;
     uint64_t done;
     int as_id, ret;
@@ -378,18 +384,18 @@ void kvm_prefault_inline(CPUState *cpu)
         if (!has_work(as_id)) {
             continue;
         }
-        ret = kvm_arch_prefault_enter_as(cpu, as_id, &mode);
+        ret = kvm_prefault_method_enter(cpu, as_id, &session);
         if (ret < 0) {
             mark_unable(cpu, as_id, ret);
             continue;
         }
         while ((chunk = kvm_prefault_ranges_take(&p->ranges, as_id,
                                                  KVM_PREFAULT_CHUNK_SIZE))) {
-            ret = pre_fault_locked(cpu, chunk, &done);
+            ret = map_locked(cpu, &session, chunk, &done);
             if (!finish_chunk(cpu, chunk, ret, done)) {
                 break;
             }
         }
-        kvm_arch_prefault_leave_as(cpu, &mode);
+        kvm_prefault_method_leave(cpu, &session);
     }
 }

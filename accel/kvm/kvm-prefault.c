@@ -64,13 +64,6 @@ static void set_state(KvmPrefaultState state)
     }
 }
 
-/* Let waiting vCPUs enter the guest */
-static void release_vcpus(void)
-{
-    kvm_prefault.hold = false;
-    kvm_prefault_kick_vcpus();
-}
-
 /*
  * Nothing is lost if QEMU ends now: the guest waits for its first instruction,
  * or runs on at the source of a migration that has not ended yet.
@@ -79,7 +72,7 @@ static bool may_refuse_start(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    return !p->first_pass_done && p->hold &&
+    return !p->first_pass_done && p->hold && !p->pausing &&
            (!p->incoming || runstate_check(RUN_STATE_INMIGRATE));
 }
 
@@ -140,7 +133,7 @@ static void finish_pass(void)
     p->have_ready_counts = kvm_prefault_counts(&p->ready_counts);
     trace_kvm_prefault_pass_end(p->pass, p->duration_us);
     set_state(state);
-    release_vcpus();
+    kvm_prefault_release();
 }
 
 /* Give up what is left to do; the reasons say why */
@@ -187,13 +180,12 @@ static bool start_host_step(void)
     return true;
 }
 
-/* Do the next step of the pass, from the main loop or when asked for one */
-static void advance(void)
+void kvm_prefault_advance(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
     if (!p->machine_ready || p->state != KVM_PREFAULT_STATE_POPULATING ||
-        p->host_running || start_host_step()) {
+        p->settling || p->host_running || start_host_step()) {
         return;
     }
     if (!p->tdp_on) {
@@ -203,13 +195,15 @@ static void advance(void)
         finish_pass();
         return;
     }
-    if (p->hold) {
+    if (p->hold && !p->pausing) {
         kvm_prefault_kick_vcpus();
-    } else {
+    } else if (!p->pausing) {
+        /* a pause has kicked them when it began */
         kvm_prefault_ask_for_turns();
     }
     timer_mod(p->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
-                        (p->hold ? HOLD_INTERVAL_MS : TURN_INTERVAL_MS));
+                        (p->hold && !p->pausing ? HOLD_INTERVAL_MS
+                                                : TURN_INTERVAL_MS));
 }
 
 static void prefault_tick(void *opaque)
@@ -221,7 +215,8 @@ static void prefault_tick(void *opaque)
     if (now - p->last_event_ms >= HOLD_INTERVAL_MS) {
         kvm_prefault_event();
     }
-    advance();
+    kvm_prefault_pause_tick();
+    kvm_prefault_advance();
 }
 
 void kvm_prefault_core_init(void)
@@ -234,11 +229,12 @@ void kvm_prefault_core_init(void)
     qemu_mutex_init(&p->inflight_lock);
     qemu_cond_init(&p->inflight_cond);
     p->timer = timer_new_ms(QEMU_CLOCK_REALTIME, prefault_tick, NULL);
+    kvm_prefault_pause_init();
 }
 
 static void advance_bh(void *opaque)
 {
-    advance();
+    kvm_prefault_advance();
 }
 
 void kvm_prefault_work_done(void)
@@ -262,7 +258,7 @@ void kvm_prefault_host_done(Error *err)
             abandon_pass();
         }
     }
-    advance();
+    kvm_prefault_advance();
 }
 
 /*
@@ -274,9 +270,10 @@ static void postpone(void)
     kvm_prefault_reason(kvm_prefault.pass_reasons,
                         "postponed until dirty logging (migration) ends");
     timer_del(kvm_prefault.timer);
+    kvm_prefault_settle_cancel();
     set_state(kvm_prefault.tdp_on ? KVM_PREFAULT_STATE_PARTIAL
                                   : KVM_PREFAULT_STATE_OFF);
-    release_vcpus();
+    kvm_prefault_release();
 }
 
 void kvm_prefault_request(KVMPrefaultCause cause)
@@ -299,11 +296,14 @@ void kvm_prefault_request(KVMPrefaultCause cause)
     p->pass++;
     trace_kvm_prefault_request(p->pass, cause);
     if (cause != KVM_PREFAULT_CAUSE_SLOTS) {
+        kvm_prefault_settle_cancel();
         kvm_prefault_ranges_invalidate(&p->ranges);
         p->host_stale = true;
         p->lock_stale = p->pin != KVM_PIN_RAM_OFF;
     }
-    p->hold |= p->config.wait && (before_start || !runstate_is_running());
+    if (p->config.wait && (before_start || !runstate_is_running())) {
+        kvm_prefault_hold();
+    }
     set_state(KVM_PREFAULT_STATE_POPULATING);
     /* from the main loop: the caller may be in the middle of something */
     kvm_prefault_work_done();
@@ -317,6 +317,7 @@ void kvm_prefault_suspend(void)
         return;
     }
     p->dirty_logging = true;
+    kvm_prefault_drain();
     if (p->state == KVM_PREFAULT_STATE_POPULATING) {
         postpone();
     }

@@ -16,9 +16,11 @@
 #include "qemu/thread.h"
 #include "system/kvm.h"
 #include "system/kvm_prefault.h"
+#include "kvm-prefault-arch.h"
 #include "kvm-prefault-ranges.h"
 
 #define PROP_PREFAULT          "prefault"
+#define PROP_PREFAULT_METHOD   "prefault-method"
 #define PROP_PREFAULT_THREADS  "prefault-threads"
 #define PROP_PREFAULT_WAIT     "prefault-wait"
 #define PROP_PIN_RAM           "pin-ram"
@@ -31,6 +33,7 @@ typedef enum KVMPrefaultCause {
     KVM_PREFAULT_CAUSE_RESET,
     KVM_PREFAULT_CAUSE_WAKEUP,
     KVM_PREFAULT_CAUSE_SLOTS,
+    KVM_PREFAULT_CAUSE_ZAP_ALL,
     KVM_PREFAULT_CAUSE_DIRTY_LOG,
     KVM_PREFAULT_CAUSE_COMMAND,
     KVM_PREFAULT_CAUSE__MAX,
@@ -39,6 +42,7 @@ typedef enum KVMPrefaultCause {
 /* What the user asked for */
 typedef struct KVMPrefaultConfig {
     OnOffAuto mode;
+    KvmPrefaultMethod method;   /* "none": automatic */
     uint32_t threads;
     bool wait;
     KvmPinRam pin;
@@ -72,7 +76,16 @@ typedef struct KVMPrefaultVCPU {
     int64_t stalled_us;
     /* kicked for a turn of work beside the guest, and has not come yet */
     bool turn_asked;
+    /* may execute the guest's instructions at any time */
+    bool in_guest;
 } KVMPrefaultVCPU;
+
+/* How long the running guest was held for passes */
+typedef struct KVMPrefaultPauses {
+    uint64_t count;
+    int64_t total_us;
+    int64_t max_us;
+} KVMPrefaultPauses;
 
 typedef struct KVMPrefault {
     KVMPrefaultConfig config;
@@ -88,6 +101,7 @@ typedef struct KVMPrefault {
 
     /* What is done */
     bool tdp_on;                /* fill second-level tables */
+    KvmPrefaultMethod method;
     KvmPinRam pin;
     KvmSlotZap slot_zap;
     bool always_writable;       /* slots of RAM carry KVM's flag */
@@ -103,6 +117,11 @@ typedef struct KVMPrefault {
     bool first_pass_done;
     bool incoming;              /* the guest comes from another host */
     bool hold;                  /* vCPUs wait for the pass */
+    bool pausing;               /* ... but for a part of it only */
+    bool settling;              /* the pass waits for slots to settle */
+    int64_t hold_start_us;      /* since when the guest is kept waiting, or 0 */
+    KVMPrefaultPauses pauses;
+    unsigned sessions;          /* vCPUs whose state is that of method vcpu */
     bool dirty_logging;
     bool host_stale;            /* host pages are to be populated */
     bool lock_stale;            /* ... and locked */
@@ -157,6 +176,13 @@ void kvm_prefault_suspend(void);
 void kvm_prefault_host_done(Error *err);
 
 /**
+ * kvm_prefault_advance: do the next step of the pass
+ *
+ * Context: main loop.
+ */
+void kvm_prefault_advance(void);
+
+/**
  * kvm_prefault_work_done: no work is left, or none that can be done
  *
  * Context: any thread with the BQL held.
@@ -191,6 +217,20 @@ void kvm_prefault_kick_vcpus(void);
 void kvm_prefault_ask_for_turns(void);
 
 /**
+ * kvm_prefault_ioctl_begin: a long ioctl of ours begins on @v's vCPU
+ *
+ * Context: vCPU thread, BQL held; it is dropped.
+ */
+void kvm_prefault_ioctl_begin(KVMPrefaultVCPU *v);
+
+/**
+ * kvm_prefault_ioctl_end: the ioctl has ended
+ *
+ * Takes the BQL.  Returns: how long it took in microseconds.
+ */
+int64_t kvm_prefault_ioctl_end(KVMPrefaultVCPU *v);
+
+/**
  * kvm_prefault_drain: wait until no ioctl of ours runs
  *
  * Context: BQL held, so that none can start.
@@ -206,6 +246,112 @@ void kvm_prefault_watchdog(void);
  * kvm_prefault_inline: do all work now, on the calling vCPU's thread
  */
 void kvm_prefault_inline(CPUState *cpu);
+
+/* kvm-prefault-method.c */
+
+/* What has been done to a vCPU to have it fill tables */
+typedef struct KVMPrefaultSession {
+    KVMPrefaultVCPUMode mode;
+    KVMPrefaultSaved *saved;
+    KVMPrefaultCounts counts;
+} KVMPrefaultSession;
+
+/**
+ * kvm_prefault_method_choose: decide how tables are filled
+ *
+ * Returns: false with @errp set if the host offers no way, or not the one
+ * that was asked for.
+ */
+bool kvm_prefault_method_choose(KVMState *s, Error **errp);
+
+/**
+ * kvm_prefault_method_start: make ready what the method needs
+ *
+ * Context: the machine exists, the guest has not run.
+ * Returns: false with @errp set if this guest's CPUs cannot do it.
+ */
+bool kvm_prefault_method_start(Error **errp);
+
+/**
+ * kvm_prefault_method_enter: prepare @cpu for work in @as_id
+ * @session: filled in for kvm_prefault_method_leave()
+ *
+ * Context: the vCPU's own thread, BQL held until the matching leave except
+ * around kvm_prefault_method_map().
+ *
+ * Returns: 0; -EBUSY if the vCPU is in a state that must not be disturbed,
+ * other -errno from KVM.
+ */
+int kvm_prefault_method_enter(CPUState *cpu, int as_id,
+                              KVMPrefaultSession *session);
+
+/**
+ * kvm_prefault_method_leave: undo kvm_prefault_method_enter()
+ */
+void kvm_prefault_method_leave(CPUState *cpu, KVMPrefaultSession *session);
+
+/**
+ * kvm_prefault_method_map: have KVM map @chunk
+ * @done: set to the bytes mapped, from its start, in any case
+ *
+ * Returns: 0 if all is mapped, -EINTR or -EAGAIN if the rest is to be tried
+ * again, other -errno if it cannot be mapped.
+ */
+int kvm_prefault_method_map(CPUState *cpu, const KVMPrefaultSession *session,
+                            const KVMPrefaultChunk *chunk, uint64_t *done);
+
+/* kvm-prefault-pause.c */
+
+/**
+ * kvm_prefault_pause_init: make timers
+ */
+void kvm_prefault_pause_init(void);
+
+/**
+ * kvm_prefault_hold: keep all vCPUs out of the guest until they are released
+ */
+void kvm_prefault_hold(void);
+
+/**
+ * kvm_prefault_release: let waiting vCPUs enter the guest
+ */
+void kvm_prefault_release(void);
+
+/**
+ * kvm_prefault_quiescent: whether no vCPU is in the guest
+ */
+bool kvm_prefault_quiescent(void);
+
+/**
+ * kvm_prefault_pause_tick: hold the running guest for a part of the pass
+ *
+ * Where a pass that the guest does not wait for cannot be done beside it.
+ * Context: main loop.
+ */
+void kvm_prefault_pause_tick(void);
+
+/**
+ * kvm_prefault_pause_over: whether the guest has been held for long enough
+ */
+bool kvm_prefault_pause_over(void);
+
+/**
+ * kvm_prefault_pause_leave: a vCPU has done what it can in this pause
+ */
+void kvm_prefault_pause_leave(void);
+
+/**
+ * kvm_prefault_settle: KVM has forgotten everything, because of a slot
+ *
+ * Asks for a pass that begins when slots have been left alone for a while:
+ * firmware changes them by the dozen.
+ */
+void kvm_prefault_settle(void);
+
+/**
+ * kvm_prefault_settle_cancel: begin the pass at once
+ */
+void kvm_prefault_settle_cancel(void);
 
 /* kvm-prefault-host.c */
 
@@ -277,6 +423,13 @@ bool kvm_prefault_is_ram(MemoryRegion *mr);
 bool kvm_prefault_counts(KVMPrefaultCounts *counts);
 
 /**
+ * kvm_prefault_counts_of: add one vCPU's counters to @counts
+ *
+ * Returns: false if there are none.
+ */
+bool kvm_prefault_counts_of(CPUState *cpu, KVMPrefaultCounts *counts);
+
+/**
  * kvm_prefault_mapped: read how much memory is mapped, by page size
  *
  * Returns: false if KVM has no statistics.
@@ -289,75 +442,5 @@ bool kvm_prefault_mapped(KvmPrefaultMapped *mapped);
  * kvm_prefault_event: send KVM_PREFAULT_STATUS
  */
 void kvm_prefault_event(void);
-
-/* target/i386/kvm/kvm-prefault-x86.c */
-
-/* The mode that a vCPU was in before it was made to use another root */
-typedef struct KVMPrefaultVCPUMode {
-    bool changed;
-    struct kvm_vcpu_events events;
-} KVMPrefaultVCPUMode;
-
-/**
- * kvm_arch_prefault_has_slot_zap: whether zaps can be limited to a slot
- */
-bool kvm_arch_prefault_has_slot_zap(KVMState *s);
-
-/**
- * kvm_arch_prefault_set_slot_zap: limit zaps to the deleted slot
- *
- * Cannot be undone.  Returns: 0 or -errno.
- */
-int kvm_arch_prefault_set_slot_zap(KVMState *s);
-
-/**
- * kvm_arch_prefault_mtrr_zap_support: what KVM does about guest MTRRs
- */
-KvmMtrrZapSupport kvm_arch_prefault_mtrr_zap_support(KVMState *s);
-
-/**
- * kvm_arch_prefault_set_mtrr_zap: choose what guest MTRRs zap
- * @zap: not KVM_MTRR_ZAP_AUTO
- *
- * Context: before the first vCPU exists.
- * Returns: 0 or -errno; -EOPNOTSUPP for KVM_MTRR_ZAP_NONE if the CPU has no
- * self-snoop.
- */
-int kvm_arch_prefault_set_mtrr_zap(KVMState *s, KvmMtrrZap zap);
-
-/**
- * kvm_arch_prefault_nx_huge_pages: whether the first instruction fetch from a
- * huge page faults, whatever is mapped (KVM's nx_huge_pages, against the iTLB
- * multihit erratum; arch/x86/kvm/mmu/mmu.c)
- */
-bool kvm_arch_prefault_nx_huge_pages(void);
-
-/**
- * kvm_arch_prefault_enter_as: make @cpu's current root the one of @as_id
- * @mode: filled in for kvm_arch_prefault_leave_as()
- *
- * Context: the vCPU's own thread, BQL held.
- *
- * Returns: 0; -EBUSY if the vCPU is in a state that must not be disturbed
- * (runs a nested guest), other -errno from KVM.
- */
-int kvm_arch_prefault_enter_as(CPUState *cpu, int as_id,
-                               KVMPrefaultVCPUMode *mode);
-
-/**
- * kvm_arch_prefault_leave_as: undo kvm_arch_prefault_enter_as()
- */
-void kvm_arch_prefault_leave_as(CPUState *cpu,
-                                const KVMPrefaultVCPUMode *mode);
-
-/**
- * kvm_arch_prefault_renew_root: have @cpu load a valid root next time
- *
- * KVM_PRE_FAULT_MEMORY up to Linux 6.14 does not notice that a slot deletion
- * has made the root obsolete, and retries for ever (upstream fix:
- * 20a6cff3b283 "KVM: x86/mmu: Check and free obsolete roots in
- * kvm_mmu_reload()").
- */
-void kvm_arch_prefault_renew_root(CPUState *cpu);
 
 #endif

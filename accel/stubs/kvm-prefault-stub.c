@@ -42,6 +42,10 @@ bool kvm_prefault_vcpu_ready(CPUState *cpu)
     return true;
 }
 
+void kvm_prefault_vcpu_left(CPUState *cpu)
+{
+}
+
 KvmPrefaultInfo *qmp_query_kvm_prefault(Error **errp)
 {
     KvmPrefaultInfo *info = g_new0(KvmPrefaultInfo, 1);
@@ -50,6 +54,7 @@ KvmPrefaultInfo *qmp_query_kvm_prefault(Error **errp)
     info->slot_zap = KVM_SLOT_ZAP_ALL;
     info->mtrr_zap = KVM_MTRR_ZAP_FULL;
     info->repopulations = g_new0(KvmPrefaultCauses, 1);
+    info->pauses = g_new0(KvmPrefaultPauses, 1);
     return info;
 }
 

@@ -88,4 +88,11 @@ void kvm_prefault_reset(void);
  */
 bool kvm_prefault_vcpu_ready(CPUState *cpu);
 
+/**
+ * kvm_prefault_vcpu_left: @cpu has left the guest
+ *
+ * Context: the vCPU's own thread, BQL held.
+ */
+void kvm_prefault_vcpu_left(CPUState *cpu);
+
 #endif /* SYSTEM_KVM_PREFAULT_H */

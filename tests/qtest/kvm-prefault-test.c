@@ -88,6 +88,8 @@ static void test_unknown_values(void)
 {
     ASSERT_REFUSED("-M none -accel kvm,prefault=maybe",
                    "'prefault' cannot be 'maybe'", "auto, on, off");
+    ASSERT_REFUSED("-M none -accel kvm,prefault-method=none",
+                   "'prefault-method' cannot be 'none'", "auto, ioctl, vcpu");
     ASSERT_REFUSED("-M none -accel kvm,prefault-wait=1",
                    "'prefault-wait' cannot be '1'", "off, on");
     ASSERT_REFUSED("-M none -accel kvm,pin-ram=yes",
@@ -113,10 +115,24 @@ static void test_threads_out_of_range(void)
                    "number of vCPUs");
 }
 
+static bool parameter_is_set(const char *path)
+{
+    g_autofree char *value = NULL;
+
+    return g_file_get_contents(path, &value, NULL, NULL) &&
+           (value[0] == 'Y' || value[0] == '1');
+}
+
+static bool tdp_in_use(void)
+{
+    return parameter_is_set("/sys/module/kvm_intel/parameters/ept") ||
+           parameter_is_set("/sys/module/kvm_amd/parameters/npt");
+}
+
 static void test_on_needs_capability(void)
 {
-    if (!have_kvm() || kvm_can_prefault()) {
-        g_test_skip("needs a KVM without KVM_PRE_FAULT_MEMORY");
+    if (!have_kvm() || kvm_can_prefault() || tdp_in_use()) {
+        g_test_skip("needs a KVM without EPT and NPT");
         return;
     }
     ASSERT_REFUSED("-M none -accel kvm,prefault=on",
@@ -124,6 +140,26 @@ static void test_on_needs_capability(void)
                    "Linux 6.11", "prefault=auto");
     ASSERT_REFUSED("-M none,prefault=on -accel kvm -accel tcg",
                    "'prefault=on' needs KVM_PRE_FAULT_MEMORY");
+}
+
+/* Each method says what it is that the host does not have */
+static void test_method_needs_host(void)
+{
+    if (!have_kvm() || kvm_can_prefault()) {
+        g_test_skip("needs a KVM without KVM_PRE_FAULT_MEMORY");
+        return;
+    }
+    ASSERT_REFUSED("-M none -accel kvm,prefault=on,prefault-method=ioctl",
+                   "'prefault-method=ioctl' needs KVM_PRE_FAULT_MEMORY");
+    if (tdp_in_use()) {
+        return;
+    }
+    ASSERT_REFUSED("-M none,prefault-method=vcpu -accel kvm,prefault=on",
+                   "'prefault-method=vcpu' needs EPT or NPT", "kvm_intel.ept=1",
+                   "prefault=auto");
+    ASSERT_REFUSED("-M none -accel kvm,prefault=on",
+                   "'prefault=on' needs KVM_PRE_FAULT_MEMORY",
+                   "'prefault-method=vcpu' needs EPT or NPT");
 }
 
 static void test_always_writable_needs_capability(void)
@@ -182,6 +218,8 @@ static void assert_off(const char *args)
     g_assert_true(qlist_empty(qdict_get_qlist(info, "ranges")));
     g_assert_true(qlist_empty(qdict_get_qlist(info, "reasons")));
     g_assert_false(qdict_haskey(info, "faults-since-ready"));
+    g_assert_cmpint(qdict_get_int(qdict_get_qdict(info, "pauses"), "count"),
+                    ==, 0);
     qobject_unref(info);
 }
 
@@ -219,8 +257,8 @@ static void test_auto_says_why(void)
     const QListEntry *reason;
     QDict *info;
 
-    if (!have_kvm() || kvm_can_prefault()) {
-        g_test_skip("needs a KVM without KVM_PRE_FAULT_MEMORY");
+    if (!have_kvm() || kvm_can_prefault() || tdp_in_use()) {
+        g_test_skip("needs a KVM without EPT and NPT");
         return;
     }
     info = query("-M none -accel kvm,prefault=auto");
@@ -272,6 +310,7 @@ int main(int argc, char **argv)
                    test_threads_out_of_range);
     qtest_add_func("/kvm-prefault/on-needs-capability",
                    test_on_needs_capability);
+    qtest_add_func("/kvm-prefault/method-needs-host", test_method_needs_host);
     qtest_add_func("/kvm-prefault/always-writable-needs-capability",
                    test_always_writable_needs_capability);
     qtest_add_func("/kvm-prefault/machine-option-needs-kvm",

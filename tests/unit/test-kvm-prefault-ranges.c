@@ -21,7 +21,7 @@ static void setup(void)
 
 static void add(int as_id, uint64_t gpa, uint64_t size, bool ram)
 {
-    kvm_prefault_ranges_add(&ranges, as_id, gpa, size, ram, "test");
+    kvm_prefault_ranges_add(&ranges, as_id, gpa, size, ram, false, "test");
 }
 
 static uint64_t populated(void)
@@ -245,6 +245,66 @@ static void test_random(void)
     remove_all();
 }
 
+static void assert_step(const KVMPrefaultTouch *t, uint64_t done,
+                        uint64_t length, uint64_t stride)
+{
+    uint64_t found;
+
+    g_assert_cmpuint(kvm_prefault_touch_step(t, done, &found), ==, length);
+    g_assert_cmpuint(found, ==, stride);
+}
+
+static void test_touch_small(void)
+{
+    KVMPrefaultTouch t = { .gpa = 3 * MiB, .size = 8 * MiB };
+
+    assert_step(&t, 0, 8 * MiB, 4 * KiB);
+    assert_step(&t, 8 * KiB, 8 * MiB - 8 * KiB, 4 * KiB);
+}
+
+/* Small steps to the first whole huge page, large ones, small ones */
+static void test_touch_large(void)
+{
+    KVMPrefaultTouch t = { .gpa = 3 * MiB, .size = 8 * MiB, .large = true };
+
+    assert_step(&t, 0, 1 * MiB, 4 * KiB);
+    assert_step(&t, 4 * KiB, 1 * MiB - 4 * KiB, 4 * KiB);
+    assert_step(&t, 1 * MiB, 6 * MiB, 2 * MiB);
+    assert_step(&t, 3 * MiB, 4 * MiB, 2 * MiB);
+    assert_step(&t, 7 * MiB, 1 * MiB, 4 * KiB);
+}
+
+static void test_touch_less_than_large(void)
+{
+    KVMPrefaultTouch t = { .gpa = 4 * MiB, .size = 1 * MiB, .large = true };
+
+    assert_step(&t, 0, 1 * MiB, 4 * KiB);
+    t.gpa = 3 * MiB;
+    t.size = 2 * MiB;
+    assert_step(&t, 0, 1 * MiB, 4 * KiB);
+    assert_step(&t, 1 * MiB, 1 * MiB, 4 * KiB);
+}
+
+/* What a chunk tells a vCPU comes from its range */
+static void test_chunk_kind(void)
+{
+    KVMPrefaultChunk *chunk;
+
+    setup();
+    kvm_prefault_ranges_add(&ranges, 0, 0, 2 * CHUNK, true, true, "huge");
+    kvm_prefault_ranges_add(&ranges, 1, 0, MiB, false, false, "rom");
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK / 2);
+    g_assert_true(chunk->ram && chunk->large);
+    kvm_prefault_ranges_put(&ranges, chunk, 4 * KiB, false);
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    g_assert_true(chunk->ram && chunk->large);
+    kvm_prefault_ranges_put(&ranges, chunk, chunk->size, false);
+    chunk = kvm_prefault_ranges_take(&ranges, 1, CHUNK);
+    g_assert_false(chunk->ram || chunk->large);
+    kvm_prefault_ranges_put(&ranges, chunk, chunk->size, false);
+    remove_all();
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -266,5 +326,10 @@ int main(int argc, char **argv)
                     test_totals_count_ram_only);
     g_test_add_func("/kvm-prefault/threads", test_threads);
     g_test_add_func("/kvm-prefault/random", test_random);
+    g_test_add_func("/kvm-prefault/touch/small", test_touch_small);
+    g_test_add_func("/kvm-prefault/touch/large", test_touch_large);
+    g_test_add_func("/kvm-prefault/touch/less-than-large",
+                    test_touch_less_than_large);
+    g_test_add_func("/kvm-prefault/ranges/chunk-kind", test_chunk_kind);
     return g_test_run();
 }

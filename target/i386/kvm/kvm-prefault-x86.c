@@ -64,8 +64,9 @@ bool kvm_arch_prefault_nx_huge_pages(void)
  * KVM leaves a nested guest when SMM is entered or left from userspace
  * (kvm_vcpu_ioctl_x86_set_vcpu_events), which would lose the guest's state.
  */
-static bool in_nested_guest(CPUState *cpu)
+bool kvm_arch_prefault_in_nested_guest(CPUState *cpu)
 {
+    g_autofree struct kvm_nested_state *state = NULL;
     CPUX86State *env = cpu_env(cpu);
 
     if (!kvm_max_nested_state_length() ||
@@ -73,8 +74,10 @@ static bool in_nested_guest(CPUState *cpu)
           (env->features[FEAT_8000_0001_ECX] & CPUID_EXT3_SVM))) {
         return false;
     }
-    cpu_synchronize_state(cpu);
-    return env->hflags & HF_GUEST_MASK;
+    state = g_malloc0(kvm_max_nested_state_length());
+    state->size = kvm_max_nested_state_length();
+    return kvm_vcpu_ioctl(cpu, KVM_GET_NESTED_STATE, state) == 0 &&
+           (state->flags & KVM_STATE_NESTED_GUEST_MODE);
 }
 
 /*
@@ -109,7 +112,7 @@ int kvm_arch_prefault_enter_as(CPUState *cpu, int as_id,
     if (mode->events.smi.smm == smm) {
         return 0;
     }
-    if (in_nested_guest(cpu)) {
+    if (kvm_arch_prefault_in_nested_guest(cpu)) {
         return -EBUSY;
     }
     ret = set_smm(cpu, &mode->events, smm);
@@ -138,7 +141,7 @@ void kvm_arch_prefault_renew_root(CPUState *cpu)
      */
     if (kvm_prefault.nr_as < 2 ||
         kvm_vcpu_ioctl(cpu, KVM_GET_VCPU_EVENTS, &mode.events) < 0 ||
-        in_nested_guest(cpu)) {
+        kvm_arch_prefault_in_nested_guest(cpu)) {
         return;
     }
     mode.changed = set_smm(cpu, &mode.events, !mode.events.smi.smm) == 0;

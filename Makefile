@@ -5,7 +5,7 @@ root := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
-.PHONY: all setup boot bench-boot bench-cow bench-mtrr bench selftests check check-full check-debug stock \
+.PHONY: all setup boot bench-boot bench-cow bench-mtrr bench-populate bench selftests check check-full check-debug stock \
     kvm-modules clean help
 
 all: setup
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench-boot   the whole boot matrix, build/results/matrix.json'
 	@echo 'make bench-cow    pages read, then written, build/results/cow.json'
 	@echo 'make bench-mtrr   zaps for guest MTRRs on Linux 6.1, build/results/mtrr.json, mtrr.svg'
+	@echo 'make bench-populate  seconds per GiB by each method, build/results/populate.json'
 	@echo 'make bench        all benchmarks'
 	@echo 'make selftests    KVM selftests, stock and patched modules (KERNEL=6.1|6.12), build/results/selftests.json'
 	@echo 'make check        all tests but the slow ones, last line: N passed, N failed, N skipped'
@@ -52,7 +53,10 @@ bench-mtrr: setup
 	@$(root)/scripts/kvm-lab-module 6.1
 	@$(lab) mtrr
 
-bench: bench-boot bench-cow bench-mtrr
+bench-populate: setup
+	@$(lab) populate $(if $(LAB),--lab $(LAB))
+
+bench: bench-boot bench-cow bench-mtrr bench-populate
 
 stock: setup
 	@$(root)/scripts/build stock

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Count second-level page faults on guest RAM with kvm:kvm_page_fault.
 
-Two trace instances hold the same event under different filters, so that the
+Trace instances hold the same event under different filters, so that the
 kernel itself sorts the addresses and only per-CPU counters have to be read.
+Faults that prefault-method=vcpu makes on purpose are told by the address of the
+instruction, and counted apart from the guest's own.
 The event is enabled once, before any guest runs: that patches kernel text,
 which multi-threaded emulation of a running host does not always survive.
 """
@@ -16,12 +18,19 @@ EVENT = "events/kvm/kvm_page_fault"
 FOUR_GIB = 1 << 32
 ONE_MIB = 1 << 20
 BUFFER_KIB = 4096
+# Where the instructions of prefault-method=vcpu lie, and no others.
+STUB = "guest_rip >= 0xfeff8000 && guest_rip < 0xff000000"
+NOT_STUB = "(guest_rip < 0xfeff8000 || guest_rip >= 0xff000000)"
+# Firmware and the kernel's decompressor run below, kernel and programs above.
+OS = "guest_rip >= 0x100000000"
 
 
-def ram_ranges(machine: str, mem_mib: int) -> list[tuple[int, int]]:
+def ram_ranges(machine: str, mem_mib: int, below_mib: int = 0) -> list[tuple[int, int]]:
     """Guest-physical ranges of RAM as QEMU's pc and q35 lay them out."""
     size = mem_mib << 20
-    if machine == "q35":
+    if below_mib:
+        below = min(below_mib << 20, size)
+    elif machine == "q35":
         below = size if size < 0xb0000000 else 0x80000000
     else:
         below = size if size < 0xe0000000 else 0xc0000000
@@ -31,13 +40,13 @@ def ram_ranges(machine: str, mem_mib: int) -> list[tuple[int, int]]:
     return ranges
 
 
-def range_filter(ranges: list[tuple[int, int]]) -> str:
-    """A trace filter that passes exactly the addresses in ranges."""
+def range_filter(ranges: list[tuple[int, int]], whose: str = NOT_STUB) -> str:
+    """A trace filter: addresses in ranges, accessed by these instructions."""
     terms = []
     for start, end in ranges:
         low = f"fault_address >= {start:#x} && " if start else ""
         terms.append(f"({low}fault_address < {end:#x})")
-    return " || ".join(terms)
+    return f"({' || '.join(terms)}) && {whose}"
 
 
 def above_1m(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -64,8 +73,8 @@ class Instance:
         self._write(f"{EVENT}/enable", "0")
         self.path.rmdir()
 
-    def watch(self, ranges: list[tuple[int, int]]) -> None:
-        self._write(f"{EVENT}/filter", range_filter(ranges))
+    def watch(self, ranges: list[tuple[int, int]], whose: str = NOT_STUB) -> None:
+        self._write(f"{EVENT}/filter", range_filter(ranges, whose))
         self._write("trace", "")
 
     def count(self) -> int:
@@ -103,16 +112,21 @@ class RamFaults:
         self._ram = Instance("ram")
         self._high = Instance("above_1m")
         self._part = Instance("part")
+        self._os = Instance("os")
+        self._stub = Instance("stub")
+        self._all = (self._ram, self._high, self._part, self._os, self._stub)
         self.watch("pc", 256)
         self.watch_part(0, ONE_MIB)
-        for instance in (self._ram, self._high, self._part):
+        for instance in self._all:
             instance.enable(follow_pid)
 
-    def watch(self, machine: str, mem_mib: int) -> None:
+    def watch(self, machine: str, mem_mib: int, below_mib: int = 0) -> None:
         """Set to zero and count on that guest's RAM from now on."""
-        ranges = ram_ranges(machine, mem_mib)
+        ranges = ram_ranges(machine, mem_mib, below_mib)
         self._ram.watch(ranges)
         self._high.watch(above_1m(ranges))
+        self._os.watch(ranges, OS)
+        self._stub.watch(ranges, STUB)
 
     def watch_part(self, start: int, end: int) -> None:
         """Set to zero and count on this part of RAM, besides the whole of it."""
@@ -123,13 +137,17 @@ class RamFaults:
 
     def counts(self) -> dict[str, int]:
         return {"ram_faults": self._ram.count(),
-                "ram_faults_above_1m": self._high.count()}
+                "ram_faults_above_1m": self._high.count(),
+                "ram_faults_os": self._os.count(), "stub_touches": self._stub.count()}
 
     def samples(self, limit: int = 24) -> list[str]:
         return self._ram.samples(limit)
 
+    def stub_samples(self, limit: int = 12) -> list[str]:
+        return self._stub.samples(limit)
+
     def close(self) -> None:
-        for instance in (self._ram, self._high, self._part):
+        for instance in self._all:
             instance.remove()
 
 
@@ -139,7 +157,7 @@ class NoFaults:
     def __init__(self, reason: str):
         self.reason = reason
 
-    def watch(self, machine: str, mem_mib: int) -> None:
+    def watch(self, machine: str, mem_mib: int, below_mib: int = 0) -> None:
         """Nothing to set to zero."""
 
     def watch_part(self, start: int, end: int) -> None:
@@ -149,9 +167,13 @@ class NoFaults:
         return None
 
     def counts(self) -> dict[str, None]:
-        return {"ram_faults": None, "ram_faults_above_1m": None}
+        return dict.fromkeys(("ram_faults", "ram_faults_above_1m", "ram_faults_os",
+                              "stub_touches"))
 
     def samples(self, limit: int = 24) -> list[str]:
+        return []
+
+    def stub_samples(self, limit: int = 12) -> list[str]:
         return []
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ def kvm_kind() -> str:
 
 def set_page_size(kib: int) -> None:
     """Let anonymous and shmem memory use 2 MiB pages, or never."""
-    mode = "always" if kib == 2048 else "never"
+    mode = "never" if kib == 4 else "always"
     for name in ("enabled", "shmem_enabled"):
         path = THP / name
         if f"[{mode}]" not in path.read_text(encoding="ascii"):
@@ -75,9 +75,10 @@ def set_huge_pages(mib: int) -> int:
     return int((HUGE_2M / "nr_hugepages").read_text(encoding="ascii")) * 2
 
 
-def free_huge_pages() -> int:
-    """MiB in 2 MiB huge pages that nobody uses."""
-    return int((HUGE_2M / "free_hugepages").read_text(encoding="ascii")) * 2
+def free_huge_pages(kib: int = 2048) -> int:
+    """MiB in huge pages of that size that nobody uses."""
+    free = HUGE_2M.with_name(f"hugepages-{kib}kB") / "free_hugepages"
+    return int(free.read_text(encoding="ascii")) * kib // 1024
 
 
 def scrub(mib: int) -> None:

@@ -123,27 +123,33 @@ class Agent:
         row |= self._faults.counts()
         if spec.config == "prefault" and row["ram_faults"]:
             row["fault_samples"] = self._faults.samples()
+        if "error" in row:
+            row["stub_samples"] = self._faults.stub_samples()
         row["seconds"] = round(time.monotonic() - start, 3)
         self._say("result", **row)
 
     def _prepare(self, spec: Spec) -> None:
         kvmhost.set_page_size(spec.host_page_kib)
         self._reserve_huge_pages(spec)
-        if self._emulated and self._used and spec.scenario == "boot" and spec.backend == "ram":
+        measured = spec.scenario in ("boot", "state") and spec.backend == "ram"
+        if self._emulated and self._used and measured:
             kvmhost.scrub(spec.mem_mib * 5 // 4)
         self._used = True
-        self._faults.watch(spec.machine, spec.mem_mib)
+        self._faults.watch(spec.machine, spec.mem_mib, spec.below_mib)
 
     def _reserve_huge_pages(self, spec: Spec) -> None:
         """The emulated host is ours; elsewhere they must be there already."""
         want = spec.options.get("huge_mib", spec.mem_mib) if spec.backend == "hugetlb" else 0
-        if self._emulated:
+        if spec.host_page_kib == 1048576:
+            # reserved by the host's command line; later there is no room for them
+            got = kvmhost.free_huge_pages(spec.host_page_kib)
+        elif self._emulated:
             got = kvmhost.set_huge_pages(want)
         else:
             got = kvmhost.free_huge_pages()
         if got < want:
-            raise RuntimeError(f"{got} MiB in free 2 MiB huge pages, {want} MiB needed: "
-                               "raise vm.nr_hugepages")
+            raise RuntimeError(f"{got} MiB in free huge pages, {want} MiB needed: "
+                               "raise vm.nr_hugepages (1 GiB pages: hugepagesz=1G)")
 
     def _say(self, kind: str, **fields: Any) -> None:
         self._out.write("@@LAB " + json.dumps({"type": kind, **fields}) + "\n")

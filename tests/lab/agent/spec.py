@@ -22,6 +22,8 @@ class Spec:
     firmware: str = "seabios"
     smp: int = 1
     mem_mib: int = 256
+    # RAM below 4 GiB; 0: as much as there is room for.
+    below_mib: int = 0
     host_page_kib: int = 2048
     smm: bool = True
     backend: str = "ram"
@@ -53,7 +55,7 @@ class Spec:
                 ("firmware", spec.firmware, ("seabios", "ovmf")),
                 ("machine", spec.machine, ("pc", "q35")),
                 ("zap", spec.zap, tuple(ZAPS)),
-                ("host_page_kib", spec.host_page_kib, (4, 2048))):
+                ("host_page_kib", spec.host_page_kib, (4, 2048, 1048576))):
             if value not in allowed:
                 raise ValueError(f"run '{spec.name}': {name}={value!r}, "
                                  f"must be one of {allowed}")
@@ -102,6 +104,8 @@ def accel_args(spec: Spec) -> list[str]:
 
 def machine_args(spec: Spec) -> list[str]:
     options = {"smm": "on" if spec.smm else "off"}
+    if spec.below_mib:
+        options["max-ram-below-4g"] = f"{spec.below_mib}M"
     if not spec.nodes:
         options["memory-backend"] = "mem"
     return ["-machine", _join(spec.machine, options | spec.machine_options)]
@@ -114,7 +118,7 @@ def backend_object(spec: Spec, name: str, mib: int, work: Path) -> str:
     if spec.backend == "file":
         options["mem-path"] = str(work / f"{name}.ram")
     if spec.backend == "hugetlb":
-        options |= {"hugetlb": "on", "hugetlbsize": "2M"}
+        options |= {"hugetlb": "on", "hugetlbsize": f"{max(spec.host_page_kib, 2048)}K"}
     if not spec.reserve:
         options["reserve"] = "off"
     if spec.prealloc or spec.config == "prealloc":

@@ -20,6 +20,7 @@ KVM_VENDORS = ("kvm_amd", "kvm_intel")
 OTHER_MODULES = ["msr"]
 ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot.bin", "linuxboot_dma.bin",
         "multiboot.bin", "multiboot_dma.bin", "pvh.bin", "vgabios-stdvga.bin"]
+SHIMS = ("failing-ioctl", "state-compare")
 OVMF = Path("/usr/share/OVMF")
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ["sh", "mount", "mkdir", "poweroff", "dmesg", "insmod", "cat", "ls"]
@@ -63,20 +64,24 @@ def libraries(binaries: Iterable[Path]) -> set[Path]:
 
 
 def compiled(source: Path, target: Path, *how: str) -> Path:
-    """Compile one file; make's rule: only when the source is newer."""
-    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+    """Compile one file; make's rule: only when it or a header of its own is newer."""
+    newest = max(path.stat().st_mtime for path in
+                 (source, *source.parent.glob(f"{source.stem}*.h")))
+    if not target.exists() or target.stat().st_mtime < newest:
         subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-s", *how,
                         "-o", str(target), str(source)], check=True, timeout=120)
     return target
 
 
 def build_guest_init(config: Config) -> Path:
-    return compiled(LAB / "guest" / "init.c", config.work / "guest-init", "-static")
+    """Above 4 GiB, so that its addresses tell it from firmware."""
+    return compiled(LAB / "guest" / "init.c", config.work / "guest-init-pie", "-static-pie",
+                    "-fPIE")
 
 
-def build_failing_ioctl(config: Config) -> Path:
-    return compiled(LAB / "host" / "failing-ioctl.c", config.work / "failing-ioctl.so",
-                    "-shared", "-fPIC")
+def build_shim(config: Config, name: str) -> Path:
+    """A library to be preloaded into QEMU."""
+    return compiled(LAB / "host" / f"{name}.c", config.work / f"{name}.so", "-shared", "-fPIC")
 
 
 def build_mtrr(config: Config) -> Path:
@@ -184,7 +189,8 @@ class HostImage:
             self._files[f"/lab/firmware/{name}"] = path
         self._files["/lab/kernel"] = (self._guest_kernel or self.kernel).image
         self._files["/lab/guest.cpio"] = build_guest(config)
-        self._files["/lab/failing-ioctl.so"] = build_failing_ioctl(config)
+        for name in SHIMS:
+            self._files[f"/lab/{name}.so"] = build_shim(config, name)
         if self._lab_module:
             self._files["/lab/modules/mtrr-lab.ko"] = self._lab_module
             self._files["/lab/mtrr"] = build_mtrr(config)

@@ -12,7 +12,7 @@ Row = dict[str, Any]
 # Of QEMU, in scenarios that boot no guest.
 EXIT_STATUS = {"refused": 1, "starved": 1, "paused": 0}
 # These do without a guest that could be booted.
-NO_BOOT = ("populate", "mtrr_burst", "mtrr_verify", "mtrr_stress")
+NO_BOOT = ("populate", "methods", "mtrr_burst", "mtrr_verify", "mtrr_stress")
 
 TABLE: list[tuple[str, Callable[[Row], Any]]] = [
     ("machine", lambda r: f"{r['machine']}, {r['firmware']}"),
@@ -73,6 +73,18 @@ def cow_table(rows: list[Row]) -> str:
     return align(lines)
 
 
+def populate_table(rows: list[Row]) -> str:
+    """One line per way, number of threads and page size."""
+    lines = [["population", "threads", "page, KiB", "s per GiB", "over host, %"]]
+    host = {(row["host_page_kib"], row["threads"]): row["s_per_gib"]
+            for row in rows if row["config"] == "host"}
+    for row in rows:
+        base = host[row["host_page_kib"], row["threads"]]
+        lines.append([row["config"], str(row["threads"]), str(row["host_page_kib"]),
+                      f"{row['s_per_gib']:.3f}", f"{100 * (row['s_per_gib'] / base - 1):.1f}"])
+    return align(lines)
+
+
 def _fraction(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
@@ -86,6 +98,13 @@ def memory_types(row: Row) -> str:
     return "LOST WRITES" if row.get("lost_writes") else ""
 
 
+def counted(row: Row) -> str:
+    """Which faults a prefault run must not have: where each deleted slot drops all
+    mappings, firmware takes some."""
+    zap_all = (row.get("query") or {}).get("slot-zap") == "all"
+    return "ram_faults_os" if zap_all else "ram_faults"
+
+
 def verdict(row: Row) -> str:
     """A word for the last column; a prefault run that faults has failed."""
     if "error" in row:
@@ -97,7 +116,11 @@ def verdict(row: Row) -> str:
         return "NOT BOOTED"
     if wrong := memory_types(row):
         return wrong
-    if row["config"] == "prefault" and row["ram_faults"]:
+    if row.get("scenario") == "state":
+        # comparing makes the guest run on before slots have settled
+        same = not row["differences"] or row.get("options", {}).get("spoil")
+        return "ok" if same else "DIFFERENCES"
+    if row["config"] == "prefault" and row[counted(row)]:
         return "FAULTS"
     return "ok"
 

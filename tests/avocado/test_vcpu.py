@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""prefault-method=vcpu: vCPUs touch memory, on KVMs without KVM_PRE_FAULT_MEMORY too."""
+
+from labtest import LabTest, Row
+
+RUNNABLE, UNINITIALIZED = 0, 1
+
+
+class Vcpu(LabTest):
+    """
+    :avocado: enable
+    """
+
+    group = "vcpu"
+
+    def check_method(self, name: str, kernel: str) -> Row:
+        row = self.row(name)
+        self.assertTrue(row["kernel"].startswith(f"{kernel}."), row["kernel"])
+        self.assertEqual(row["query"]["method"], "vcpu")
+        return row
+
+    def test_6_1(self):
+        """Stock Linux 6.1, prefault-method=auto: no fault from the end of firmware on."""
+        row = self.check_method("vcpu-6.1-prefault", "6.1")
+        self.assertTrue(row["booted"])
+        self.check_ready(row["query"])
+        self.assertFalse(row["query"]["host"]["pre-fault-memory"])
+        self.assertEqual(row["ram_faults_os"], 0, row.get("fault_samples"))
+        self.assertEqual(row["faults_since_ready"], 0)
+
+    def test_6_1_firmware(self):
+        """There firmware takes no more faults than without prefault."""
+        stock, row = self.row("vcpu-6.1-stock"), self.row("vcpu-6.1-prefault")
+        self.assertEqual((stock["lab"], stock["kvm_module"], stock["kvm"]),
+                         ("npt", "kvm_amd", "stock"))
+        self.assertTrue(stock["booted"])
+        self.assertGreater(stock["ram_faults_os"], 50)
+        self.assertEqual(stock["stub_touches"], 0)
+        self.assertLessEqual(row["ram_faults"], stock["ram_faults"])
+        self.assertGreater(row["stub_touches"], 0)
+
+    def test_6_1_repopulations(self):
+        """slot-zap=all is reported, and how often and how long the guest was held for it."""
+        info = self.row("vcpu-6.1-prefault")["query"]
+        self.assertEqual(info["slot-zap"], "all")
+        causes, pauses = info["repopulations"], info["pauses"]
+        self.assertGreater(causes["zap-all"], 0)
+        self.assertLessEqual(causes["zap-all"], causes["slots"])
+        self.assertGreaterEqual(pauses["count"], causes["zap-all"])
+        self.assertGreaterEqual(pauses["total-us"], pauses["max-us"])
+
+    def test_6_12(self):
+        """Linux 6.12, asked for: not one fault from the first instruction on."""
+        self.check_method("vcpu-6.12-q35-4k", "6.12")
+        self.check_boot("vcpu-6.12-q35-4k")
+
+    def test_486(self):
+        """A CPU without PAE is refused."""
+        self.check_refused("vcpu-486", "'prefault-method=vcpu'", "PAE", "486")
+
+    def check_state(self, name: str, kernel: str, vcpus: int) -> Row:
+        """So many vCPUs were borrowed; nothing of them or of RAM was different after."""
+        row = self.check_method(name, kernel)
+        self.assertEqual(row["differences"], [])
+        self.assertGreaterEqual(len(row["vcpus"]), vcpus)
+        self.assertGreaterEqual(row["ram_compared"], 2 + row["query"]["repopulations"]["zap-all"])
+        self.check_ready(row["query"])
+        return row
+
+    def test_state(self):
+        """One vCPU, 64 bits, Linux."""
+        row = self.check_state("vcpu-state-1", "6.1", 1)
+        self.assertTrue(row["booted"])
+        self.assertEqual({r["as-id"] for r in row["query"]["ranges"]}, {0, 1})
+
+    def test_state_32_bit(self):
+        """Two vCPUs of a 32-bit model; one waits for its start-up IPI."""
+        row = self.check_state("vcpu-state-2-qemu32", "6.1", 2)
+        self.assertIn(UNINITIALIZED, row["mp_states"])
+
+    def test_state_above_4g(self):
+        """Four vCPUs, two at a time, half of the RAM above 4 GiB."""
+        row = self.check_state("vcpu-state-4-above-4g", "6.1", 2)
+        above = [r for r in row["query"]["ranges"] if r["ram"] and r["gpa"] >= 1 << 32]
+        self.assertEqual({r["populated"] for r in above}, {32 << 20})
+
+    def test_state_is_compared(self):
+        """A register and a byte that are changed on purpose are found."""
+        found = " ".join(self.row("vcpu-state-spoiled")["differences"])
+        self.assertIn("regs at byte", found)
+        self.assertIn("difference ram", found)

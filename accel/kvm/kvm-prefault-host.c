@@ -23,8 +23,10 @@
 #include "exec/ramblock.h"
 #include "system/hostmem.h"
 #include "system/runstate.h"
+#include "system/system.h"
 #include "kvm-prefault.h"
 #include "kvm-prefault-hostmem.h"
+#include "kvm-prefault-pin.h"
 #include "trace.h"
 
 /* Per thread and step: small enough to be cancelled soon */
@@ -44,6 +46,7 @@ typedef struct HostPass {
     GArray *blocks;
     bool populate;
     bool lock;
+    bool pin;
     Error *err;
 } HostPass;
 
@@ -73,6 +76,11 @@ void kvm_prefault_host_track(MemoryRegion *mr, bool visible)
     } else {
         g_hash_table_remove(backends, mr);
     }
+}
+
+static bool is_tracked(MemoryRegion *mr)
+{
+    return backends && g_hash_table_contains(backends, mr);
 }
 
 static HostBlock host_block(MemoryRegion *mr)
@@ -153,26 +161,44 @@ bool kvm_prefault_check_memory(Error **errp)
 bool kvm_prefault_check_memlock(Error **errp)
 {
     g_autoptr(GArray) blocks = host_blocks();
-    uint64_t need = 0;
+    bool pin = kvm_prefault.pin == KVM_PIN_RAM_LONGTERM;
+    uint64_t lock_bytes = 0, pin_bytes = 0;
     unsigned i;
 
     for (i = 0; i < blocks->len; i++) {
         HostBlock *block = &g_array_index(blocks, HostBlock, i);
 
-        /* huge pages of hugetlbfs are never swapped and not accounted */
-        need += is_hugetlb(block) ? 0 : block->size;
+        /* mlock(), not io_uring, leaves huge pages of hugetlbfs out */
+        lock_bytes += is_hugetlb(block) ? 0 : block->size;
+        pin_bytes += pin ? block->size : 0;
     }
-    return kvm_prefault_memlock_allows(need, errp);
+    return kvm_prefault_memlock_allows("VmLck", lock_bytes, errp) &&
+           kvm_prefault_memlock_allows("VmPin", pin_bytes, errp);
+}
+
+bool kvm_prefault_check_pin(Error **errp)
+{
+    g_autoptr(GArray) blocks = host_blocks();
+    unsigned i;
+
+    for (i = 0; i < blocks->len; i++) {
+        HostBlock *block = &g_array_index(blocks, HostBlock, i);
+
+        if (!kvm_prefault_pin_possible(&block->backend->mr, errp)) {
+            return false;
+        }
+    }
+    return kvm_prefault_pin_probe(errp);
 }
 
 static bool lock_step(const HostBlock *block, char *addr, uint64_t size,
                       Error **errp)
 {
     if (!is_hugetlb(block) && mlock(addr, size) < 0) {
-        error_setg_errno(errp, errno, "'%s=mlock': locking 0x%" PRIx64
+        error_setg_errno(errp, errno, "'%s=%s': locking 0x%" PRIx64
                          " bytes of memory backend '%s' failed (see ulimit "
                          "-l, LimitMEMLOCK=, <memtune><hard_limit>)",
-                         PROP_PIN_RAM, size,
+                         PROP_PIN_RAM, KvmPinRam_str(kvm_prefault.pin), size,
                          memory_region_name(&block->backend->mr));
         return false;
     }
@@ -217,7 +243,17 @@ static bool host_block_pass(const HostPass *pass, const HostBlock *block,
             return false;
         }
     }
-    return true;
+    return !pass->pin ||
+           kvm_prefault_pin_block(&block->backend->mr, block->host,
+                                  block->size, &host_cancelled, errp);
+}
+
+/* Backends that have been unplugged, once nobody works on them any more */
+void kvm_prefault_host_release(void)
+{
+    if (!host_thread_exists) {
+        kvm_prefault_pin_release(is_tracked);
+    }
 }
 
 static void host_done_bh(void *opaque)
@@ -225,15 +261,17 @@ static void host_done_bh(void *opaque)
     HostPass *pass = opaque;
     unsigned i;
 
+    if (host_thread_exists) {
+        qemu_thread_join(&host_thread);
+        host_thread_exists = false;
+    }
+    /* before memory regions go with their backends */
+    kvm_prefault_host_release();
     for (i = 0; i < pass->blocks->len; i++) {
         object_unref(OBJECT(g_array_index(pass->blocks, HostBlock,
                                           i).backend));
     }
     g_array_free(pass->blocks, true);
-    if (host_thread_exists) {
-        qemu_thread_join(&host_thread);
-        host_thread_exists = false;
-    }
     if (!qatomic_read(&host_cancelled)) {
         kvm_prefault_host_done(pass->err);
     }
@@ -268,6 +306,18 @@ static void host_cancel(Notifier *notifier, void *data)
 
 static Notifier shutdown_notifier = { .notify = host_cancel };
 
+/*
+ * The kernel lets go of pins some time after the end of a process.  The next
+ * one may want the huge pages at once.
+ */
+static void host_exit(Notifier *notifier, void *data)
+{
+    host_cancel(notifier, data);
+    kvm_prefault_pin_release(NULL);
+}
+
+static Notifier exit_notifier = { .notify = host_exit };
+
 bool kvm_prefault_host_placed(void)
 {
     g_autoptr(GArray) blocks = host_blocks();
@@ -288,10 +338,12 @@ void kvm_prefault_host_start(bool populate, bool lock)
 
     if (!shutdown_notifier.node.le_prev) {
         qemu_register_shutdown_notifier(&shutdown_notifier);
+        qemu_add_exit_notifier(&exit_notifier);
     }
     pass->blocks = host_blocks();
     pass->populate = populate;
     pass->lock = lock;
+    pass->pin = lock && kvm_prefault.pin == KVM_PIN_RAM_LONGTERM;
     for (i = 0; i < pass->blocks->len; i++) {
         object_ref(OBJECT(g_array_index(pass->blocks, HostBlock, i).backend));
     }
@@ -309,5 +361,6 @@ void kvm_prefault_host_start(bool populate, bool lock)
 void kvm_prefault_host_progress(uint64_t *populated, uint64_t *pinned)
 {
     *populated = qatomic_read(&host_populated);
-    *pinned = qatomic_read(&host_pinned);
+    *pinned = kvm_prefault.pin == KVM_PIN_RAM_LONGTERM ?
+              kvm_prefault_pin_bytes() : qatomic_read(&host_pinned);
 }

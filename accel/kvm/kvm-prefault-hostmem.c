@@ -130,22 +130,23 @@ bool kvm_prefault_memlock_limit(uint64_t *limit)
     return true;
 }
 
-bool kvm_prefault_memlock_allows(uint64_t need, Error **errp)
+bool kvm_prefault_memlock_allows(const char *field, uint64_t need,
+                                 Error **errp)
 {
     uint64_t limit, locked = 0;
 
     if (!kvm_prefault_memlock_limit(&limit)) {
         return true;
     }
-    if (read_field("/proc/self/status", "VmLck", 10, &locked)) {
+    if (read_field("/proc/self/status", field, 10, &locked)) {
         locked *= KiB;
     }
     if (locked + need <= limit) {
         return true;
     }
-    error_setg(errp, "'%s=mlock' needs %" PRIu64 " bytes of locked memory, "
+    error_setg(errp, "'%s=%s' needs %" PRIu64 " bytes of locked memory (%s), "
                "but only %" PRIu64 " are allowed", PROP_PIN_RAM,
-               locked + need, limit);
+               KvmPinRam_str(kvm_prefault.pin), locked + need, field, limit);
     error_append_hint(errp, "Raise the limit (ulimit -l %" PRIu64 ", systemd "
                       "LimitMEMLOCK=, libvirt <memoryBacking><locked/> or "
                       "<memtune><hard_limit>), give CAP_IPC_LOCK, or use "

@@ -26,10 +26,13 @@ bool kvm_prefault_memory_available(uint64_t page_size, uint64_t need,
 
 /**
  * kvm_prefault_memlock_allows: check the limit of locked memory
- * @need: bytes that are going to be locked
+ * @field: which of two sums the limit is for, by its name in
+ *     /proc/self/status: VmLck (mlock) or VmPin (io_uring buffers)
+ * @need: bytes that are going to be added
  *
  * Returns: false with @errp set if it is too small.
  */
-bool kvm_prefault_memlock_allows(uint64_t need, Error **errp);
+bool kvm_prefault_memlock_allows(const char *field, uint64_t need,
+                                 Error **errp);
 
 #endif

@@ -46,17 +46,28 @@ static void give_up(Error *err)
     p->state = KVM_PREFAULT_STATE_FAILED;
 }
 
+/* Why guest RAM must keep the pages that it has, NULL if it need not */
+static const char *keeps_pages(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (p->tdp_on) {
+        return p->config.mode == ON_OFF_AUTO_ON ? PROP_PREFAULT "=on"
+                                                : PROP_PREFAULT "=auto";
+    }
+    return p->pin == KVM_PIN_RAM_LONGTERM ? PROP_PIN_RAM "=longterm" : NULL;
+}
+
 static void machine_done(Notifier *notifier, void *data)
 {
     KVMPrefault *p = &kvm_prefault;
     Error *err = NULL;
 
-    if (p->tdp_on && ram_block_discard_disable(true) < 0) {
-        error_setg(&err, "'%s=%s' does not go with a device that discards "
-                   "guest RAM (virtio-mem)", PROP_PREFAULT,
-                   OnOffAuto_str(p->config.mode));
+    if (keeps_pages() && ram_block_discard_disable(true) < 0) {
+        error_setg(&err, "'%s' does not go with a device that discards "
+                   "guest RAM (virtio-mem)", keeps_pages());
         error_append_hint(&err, "Remove the device, or use %s=off.\n",
-                          PROP_PREFAULT);
+                          p->tdp_on ? PROP_PREFAULT : PROP_PIN_RAM);
         give_up(err);
         return;
     }
@@ -65,7 +76,8 @@ static void machine_done(Notifier *notifier, void *data)
         give_up(err);
         return;
     }
-    if (p->pin == KVM_PIN_RAM_MLOCK && !kvm_prefault_check_memlock(&err)) {
+    if ((p->pin == KVM_PIN_RAM_LONGTERM && !kvm_prefault_check_pin(&err)) ||
+        (p->pin != KVM_PIN_RAM_OFF && !kvm_prefault_check_memlock(&err))) {
         impossible(p->config.mode == ON_OFF_AUTO_ON || p->config.pin_set,
                    err);
         p->pin = KVM_PIN_RAM_OFF;
@@ -80,9 +92,9 @@ static int refuse_postcopy(NotifierWithReturn *n, void *data, Error **errp)
 {
     struct PostcopyNotifyData *pnd = data;
 
-    if (kvm_prefault.tdp_on && pnd->reason == POSTCOPY_NOTIFY_PROBE) {
-        error_setg(errp, "postcopy migration cannot be used with '%s=%s'",
-                   PROP_PREFAULT, OnOffAuto_str(kvm_prefault.config.mode));
+    if (keeps_pages() && pnd->reason == POSTCOPY_NOTIFY_PROBE) {
+        error_setg(errp, "postcopy migration cannot be used with '%s'",
+                   keeps_pages());
         return -EINVAL;
     }
     return 0;
@@ -138,7 +150,6 @@ static void init_tdp(KVMState *s, MachineState *ms)
         return;
     }
     p->tdp_on = true;
-    postcopy_add_notifier(&postcopy_notifier);
 }
 
 static void report_nx_huge_pages(void)
@@ -307,6 +318,9 @@ void kvm_prefault_init(KVMState *s, MachineState *ms)
     init_mtrr_zap(s);
     p->pin = p->config.pin_set ? p->config.pin :
              p->tdp_on ? KVM_PIN_RAM_MLOCK : KVM_PIN_RAM_OFF;
+    if (keeps_pages()) {
+        postcopy_add_notifier(&postcopy_notifier);
+    }
     if (p->tdp_on || p->pin != KVM_PIN_RAM_OFF) {
         qemu_add_machine_init_done_notifier(&machine_done_notifier);
     }

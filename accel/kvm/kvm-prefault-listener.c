@@ -151,6 +151,7 @@ static void prefault_commit(MemoryListener *listener)
     KVMPrefault *p = &kvm_prefault;
     bool zapped_all = slots_deleted && p->slot_zap == KVM_SLOT_ZAP_ALL;
 
+    kvm_prefault_host_release();
     if (!slots_added && !zapped_all) {
         slots_deleted = false;
         return;

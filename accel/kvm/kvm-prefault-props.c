@@ -220,8 +220,8 @@ void kvm_prefault_class_init(ObjectClass *oc)
                "Run the guest only when population is done: on, off "
                "(default: on)");
     add_choice(oc, PROP_PIN_RAM, get_pin, set_pin,
-               "Keep guest RAM in host memory: off, mlock (default: off; "
-               "mlock with prefault)");
+               "Keep guest RAM in host memory: off, mlock, longterm "
+               "(default: off; mlock with prefault)");
     add_choice(oc, PROP_SLOT_ZAP, get_slot_zap, set_slot_zap,
                "What deleting a memory slot unmaps: all, slot, auto "
                "(default: all; auto with prefault)");

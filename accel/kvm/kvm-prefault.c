@@ -154,12 +154,14 @@ static void abandon_pass(void)
 /*
  * With KVM_MEM_ALWAYS_WRITABLE the pass over the second-level tables allocates
  * host pages itself, for writing and under the NUMA policy of the mapping.
+ * Not if they are pinned, which may move them and so has to come first.
  */
 static bool is_one_pass(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    return p->tdp_on && p->always_writable && !kvm_prefault_host_placed();
+    return p->tdp_on && p->always_writable &&
+           p->pin != KVM_PIN_RAM_LONGTERM && !kvm_prefault_host_placed();
 }
 
 /* Returns false if there is nothing to be done to host pages now */

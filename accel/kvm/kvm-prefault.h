@@ -370,6 +370,18 @@ bool kvm_prefault_check_memory(Error **errp);
 bool kvm_prefault_check_memlock(Error **errp);
 
 /**
+ * kvm_prefault_check_pin: check that all RAM may be pinned, but for limits
+ *
+ * Touches nothing.  Returns: false with @errp set if not.
+ */
+bool kvm_prefault_check_pin(Error **errp);
+
+/**
+ * kvm_prefault_host_release: let go of backends that are not visible any more
+ */
+void kvm_prefault_host_release(void);
+
+/**
  * kvm_prefault_memlock_limit: bytes that this process may lock
  *
  * Returns: false if there is no limit.
@@ -379,7 +391,8 @@ bool kvm_prefault_memlock_limit(uint64_t *limit);
 /**
  * kvm_prefault_host_start: work on host pages in a thread
  * @populate: allocate them for writing
- * @lock: lock them, which allocates what is missing
+ * @lock: lock them, which allocates what is missing, and with
+ *     'pin-ram=longterm' pin them
  *
  * Ends with kvm_prefault_host_done() in the main loop.
  */

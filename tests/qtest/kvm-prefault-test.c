@@ -93,7 +93,7 @@ static void test_unknown_values(void)
     ASSERT_REFUSED("-M none -accel kvm,prefault-wait=1",
                    "'prefault-wait' cannot be '1'", "off, on");
     ASSERT_REFUSED("-M none -accel kvm,pin-ram=yes",
-                   "'pin-ram' cannot be 'yes'", "off, mlock");
+                   "'pin-ram' cannot be 'yes'", "off, mlock, longterm");
     ASSERT_REFUSED("-M none -accel kvm,slot-zap=none",
                    "'slot-zap' cannot be 'none'", "auto, all, slot");
     ASSERT_REFUSED("-M none -accel kvm,always-writable=yes",

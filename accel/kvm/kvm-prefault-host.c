@@ -53,8 +53,9 @@ typedef struct HostPass {
 /* MemoryRegion of each guest-visible backend -> number of ranges of it */
 static GHashTable *backends;
 
+/* The pass that has a thread, NULL if none has */
+static HostPass *running;
 static QemuThread host_thread;
-static bool host_thread_exists;
 static bool host_cancelled;
 static uint64_t host_populated, host_pinned;
 
@@ -251,19 +252,28 @@ static bool host_block_pass(const HostPass *pass, const HostBlock *block,
 /* Backends that have been unplugged, once nobody works on them any more */
 void kvm_prefault_host_release(void)
 {
-    if (!host_thread_exists) {
+    if (!running) {
         kvm_prefault_pin_release(is_tracked);
+    }
+}
+
+static void host_join(void)
+{
+    if (running) {
+        qemu_thread_join(&host_thread);
+        running = NULL;
     }
 }
 
 static void host_done_bh(void *opaque)
 {
     HostPass *pass = opaque;
+    bool cancelled = pass != running;
     unsigned i;
 
-    if (host_thread_exists) {
-        qemu_thread_join(&host_thread);
-        host_thread_exists = false;
+    /* the thread of a pass that was cancelled has been joined then */
+    if (!cancelled) {
+        host_join();
     }
     /* before memory regions go with their backends */
     kvm_prefault_host_release();
@@ -272,7 +282,9 @@ static void host_done_bh(void *opaque)
                                           i).backend));
     }
     g_array_free(pass->blocks, true);
-    if (!qatomic_read(&host_cancelled)) {
+    if (cancelled) {
+        error_free(pass->err);
+    } else {
         kvm_prefault_host_done(pass->err);
     }
     g_free(pass);
@@ -298,9 +310,14 @@ static void *host_thread_fn(void *opaque)
 static void host_cancel(Notifier *notifier, void *data)
 {
     qatomic_set(&host_cancelled, true);
-    if (host_thread_exists) {
-        qemu_thread_join(&host_thread);
-        host_thread_exists = false;
+    host_join();
+}
+
+void kvm_prefault_host_resume(void)
+{
+    if (host_cancelled) {
+        host_cancelled = false;
+        kvm_prefault.host_running = false;
     }
 }
 
@@ -355,7 +372,7 @@ void kvm_prefault_host_start(bool populate, bool lock)
     }
     qemu_thread_create(&host_thread, "kvm-prefault", host_thread_fn, pass,
                        QEMU_THREAD_JOINABLE);
-    host_thread_exists = true;
+    running = pass;
 }
 
 void kvm_prefault_host_progress(uint64_t *populated, uint64_t *pinned)

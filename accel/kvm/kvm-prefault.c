@@ -333,6 +333,7 @@ void kvm_prefault_reset(void)
     if (!p->machine_ready) {
         return;
     }
+    kvm_prefault_host_resume();
     if (!p->causes[KVM_PREFAULT_CAUSE_START]) {
         cause = KVM_PREFAULT_CAUSE_START;
         p->incoming = runstate_check(RUN_STATE_INMIGRATE);

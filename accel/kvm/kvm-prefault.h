@@ -399,6 +399,14 @@ bool kvm_prefault_memlock_limit(uint64_t *limit);
 void kvm_prefault_host_start(bool populate, bool lock);
 
 /**
+ * kvm_prefault_host_resume: QEMU lives on after the guest's shutdown
+ *
+ * With -no-shutdown.  Work that the shutdown has cancelled is not taken up
+ * again, but may be asked for.
+ */
+void kvm_prefault_host_resume(void);
+
+/**
  * kvm_prefault_host_placed: whether it matters who allocates host pages
  *
  * Returns: true if a backend has a 'prealloc-context', whose threads are to

@@ -268,6 +268,54 @@ static void test_reset(void)
     qtest_quit(qts);
 }
 
+static int64_t passes(QTestState *qts)
+{
+    QDict *response = qtest_qmp(qts, "{'execute': 'query-kvm-prefault'}");
+    int64_t count = qdict_get_int(qdict_get_qdict(response, "return"),
+                                  "passes");
+
+    qobject_unref(response);
+    return count;
+}
+
+static void pci_config_write(QTestState *qts, uint32_t address, uint32_t value)
+{
+    qtest_outl(qts, 0xcf8, address);
+    qtest_outl(qts, 0xcfc, value);
+}
+
+/* What a PC does to shut down: function 3 of PIIX4, S5 into PM1_CNT */
+static void guest_shutdown(QTestState *qts)
+{
+    pci_config_write(qts, 0x80000b40, 0x601);
+    pci_config_write(qts, 0x80000b80, 1);
+    qtest_outw(qts, 0x604, 0x2000);
+    qtest_qmp_eventwait(qts, "SHUTDOWN");
+}
+
+/* libvirt's way to restart a guest that has shut down: QEMU lives on */
+static void test_no_shutdown(void)
+{
+    QTestState *qts;
+    int64_t before, end;
+
+    if (skip_without_kvm() || skip_without_io_uring()) {
+        return;
+    }
+    qts = qtest_initf("-M pc " PIN_ARGS " -m %d -no-shutdown -S", RAM_MIB);
+    wait_pinned(qts, RAM_MIB * MiB);
+    guest_shutdown(qts);
+    before = passes(qts);
+    qtest_system_reset(qts);
+    end = g_get_monotonic_time() + PIN_SECONDS * G_USEC_PER_SEC;
+    while (passes(qts) == before && g_get_monotonic_time() < end) {
+        g_usleep(20 * 1000);
+    }
+    g_assert_cmpint(passes(qts), >, before);
+    wait_pinned(qts, RAM_MIB * MiB);
+    qtest_quit(qts);
+}
+
 int main(int argc, char **argv)
 {
     static const int eperm = EPERM, enosys = ENOSYS;
@@ -283,5 +331,6 @@ int main(int argc, char **argv)
     qtest_add_func("/kvm-prefault-pin/memfd", test_memfd);
     qtest_add_func("/kvm-prefault-pin/sandbox", test_sandbox);
     qtest_add_func("/kvm-prefault-pin/reset", test_reset);
+    qtest_add_func("/kvm-prefault-pin/no-shutdown", test_no_shutdown);
     return g_test_run();
 }

@@ -189,7 +189,15 @@ bool kvm_prefault_check_pin(Error **errp)
             return false;
         }
     }
-    return kvm_prefault_pin_probe(errp);
+    if (!kvm_prefault_pin_probe(errp)) {
+        return false;
+    }
+    for (i = 0; i < blocks->len; i++) {
+        HostBlock *block = &g_array_index(blocks, HostBlock, i);
+
+        kvm_prefault_pin_advise(&block->backend->mr);
+    }
+    return true;
 }
 
 static bool lock_step(const HostBlock *block, char *addr, uint64_t size,

@@ -13,6 +13,7 @@
 
 #include "qemu/osdep.h"
 #include <linux/kvm.h>
+#include "qemu/error-report.h"
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "exec/ramblock.h"
@@ -60,10 +61,10 @@ static void append_longterm_hint(Error **errp)
                       "but not pinned.\n");
 }
 
-/* As in /proc/sys/kernel, -1 if the file is not there */
+/* @name is a path below /proc/sys; -1 if it is not there */
 static int sysctl_value(const char *name)
 {
-    g_autofree char *path = g_strdup_printf("/proc/sys/kernel/%s", name);
+    g_autofree char *path = g_strdup_printf("/proc/sys/%s", name);
     g_autofree char *text = NULL;
 
     return g_file_get_contents(path, &text, NULL, NULL) ? atoi(text) : -1;
@@ -71,7 +72,7 @@ static int sysctl_value(const char *name)
 
 static void no_io_uring(int err, Error **errp)
 {
-    int disabled = sysctl_value("io_uring_disabled");
+    int disabled = sysctl_value("kernel/io_uring_disabled");
 
     if (err == EPERM && disabled > 0) {
         error_setg(errp, PIN_LONGTERM " needs io_uring, which sysctl "
@@ -170,6 +171,27 @@ bool kvm_prefault_pin_possible(MemoryRegion *mr, Error **errp)
         return false;
     }
     return true;
+}
+
+/*
+ * Compaction knows without trying that private pages are pinned.  Others it
+ * unmaps first, and maps again when it cannot move them, but it leaves locked
+ * memory out if told to.  Huge pages it does not move.
+ */
+void kvm_prefault_pin_advise(MemoryRegion *mr)
+{
+    if (mr->ram_block->fd < 0 ||
+        qemu_ram_pagesize(mr->ram_block) > qemu_real_host_page_size() ||
+        sysctl_value("vm/compact_unevictable_allowed") != 1) {
+        return;
+    }
+    kvm_prefault_reason(kvm_prefault.host_reasons, PIN_LONGTERM ": compaction "
+                        "unmaps pages of '%s' all the same, because it is "
+                        "shared memory", memory_region_name(mr));
+    warn_report(PIN_LONGTERM ": compaction unmaps pages of '%s' all the same, "
+                "because it is shared memory (set sysctl "
+                "vm.compact_unevictable_allowed=0, or use huge pages)",
+                memory_region_name(mr));
 }
 
 /*
@@ -334,6 +356,10 @@ bool kvm_prefault_pin_probe(Error **errp)
 bool kvm_prefault_pin_possible(MemoryRegion *mr, Error **errp)
 {
     return kvm_prefault_pin_probe(errp);
+}
+
+void kvm_prefault_pin_advise(MemoryRegion *mr)
+{
 }
 
 bool kvm_prefault_pin_block(MemoryRegion *mr, char *host, uint64_t size,

@@ -27,6 +27,14 @@ bool kvm_prefault_pin_probe(Error **errp);
 bool kvm_prefault_pin_possible(MemoryRegion *mr, Error **errp);
 
 /**
+ * kvm_prefault_pin_advise: warn of what unmaps pinned memory on this host
+ * @mr: RAM of a memory backend
+ *
+ * Context: BQL held.
+ */
+void kvm_prefault_pin_advise(MemoryRegion *mr);
+
+/**
  * kvm_prefault_pin_block: pin a memory backend's pages where they are now
  * @mr: its memory region
  * @host: where it is mapped; the pages have been populated

@@ -268,6 +268,41 @@ static void test_reset(void)
     qtest_quit(qts);
 }
 
+/* What the guest's ACPI code does at the end of a DIMM's removal */
+static void guest_eject(QTestState *qts)
+{
+    qtest_outl(qts, 0xa00, 0);
+    qtest_outb(qts, 0xa14, 1 << 3);
+    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+}
+
+/* A DIMM is pinned while it is plugged */
+static void test_dimm(void)
+{
+    QTestState *qts;
+
+    if (skip_without_kvm() || skip_without_io_uring()) {
+        return;
+    }
+    qts = qtest_initf("-M pc " PIN_ARGS " -m %dM,slots=1,maxmem=1G -S",
+                      RAM_MIB);
+    wait_pinned(qts, RAM_MIB * MiB);
+    qtest_qmp_assert_success(qts, "{'execute': 'object-add', 'arguments': {"
+                             "'qom-type': 'memory-backend-ram', 'id': 'plug',"
+                             "'size': 134217728}}");
+    qtest_qmp_assert_success(qts, "{'execute': 'device_add', 'arguments': {"
+                             "'driver': 'pc-dimm', 'id': 'dimm',"
+                             "'memdev': 'plug'}}");
+    wait_pinned(qts, (RAM_MIB + 128) * MiB);
+    guest_eject(qts);
+    wait_pinned(qts, RAM_MIB * MiB);
+    g_assert_cmpuint(process_bytes(qtest_pid(qts), "VmPin"), ==,
+                     RAM_MIB * MiB);
+    qtest_qmp_assert_success(qts, "{'execute': 'object-del', 'arguments': {"
+                             "'id': 'plug'}}");
+    qtest_quit(qts);
+}
+
 static int64_t passes(QTestState *qts)
 {
     QDict *response = qtest_qmp(qts, "{'execute': 'query-kvm-prefault'}");
@@ -331,6 +366,7 @@ int main(int argc, char **argv)
     qtest_add_func("/kvm-prefault-pin/memfd", test_memfd);
     qtest_add_func("/kvm-prefault-pin/sandbox", test_sandbox);
     qtest_add_func("/kvm-prefault-pin/reset", test_reset);
+    qtest_add_func("/kvm-prefault-pin/dimm", test_dimm);
     qtest_add_func("/kvm-prefault-pin/no-shutdown", test_no_shutdown);
     return g_test_run();
 }

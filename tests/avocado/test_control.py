@@ -92,6 +92,11 @@ class Refusals(LabTest):
         """pin-ram=mlock alone with a small RLIMIT_MEMLOCK."""
         self.check_refused("pin-ram-too-small", "'pin-ram=mlock'", "67108864", "ulimit -l")
 
+    def test_pin_longterm(self):
+        """pin-ram=longterm: huge pages count against the limit as well."""
+        self.check_refused("pin-longterm-too-small", "'pin-ram=longterm' needs 268435456",
+                           "VmPin", "67108864", "ulimit -l 262144")
+
     def test_memory(self):
         """Less free host memory than the guest has."""
         self.check_refused("memory-too-small", "'prefault=on'", "512 MiB", "Free memory")

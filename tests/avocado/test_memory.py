@@ -2,6 +2,7 @@
 """All memory backends; NUMA policies; the fault counter."""
 
 from labtest import LabTest
+from pinchecks import PinTest
 
 
 class Backends(LabTest):
@@ -42,7 +43,7 @@ class Backends(LabTest):
         self.check_boot("backend-prealloc")
 
 
-class Numa(LabTest):
+class Numa(PinTest):
     """
     :avocado: enable
     """
@@ -64,3 +65,13 @@ class Numa(LabTest):
         self.assertEqual(row["before"], [0, 0])
         self.assertGreater(row["traced"], 1000, "moving pages should cause faults")
         self.assertEqual(row["queried"], row["traced"])
+
+    def test_pinned(self):
+        """pin-ram=longterm: neither compaction nor NUMA balancing moves or unmaps a page."""
+        found = self.check_longterm("pin-movers", "compaction", "NUMA balancing")
+        self.assertEqual(set(found), {"boot", "compaction", "NUMA balancing"})
+
+    def test_io_uring_disabled(self):
+        """sysctl kernel.io_uring_disabled is named, and what to do."""
+        self.check_refused("pin-io-uring-disabled", "'pin-ram=longterm' needs io_uring",
+                           "kernel.io_uring_disabled=2", "Set it to 0", "pin-ram=mlock")

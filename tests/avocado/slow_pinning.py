@@ -59,3 +59,19 @@ class Pinning(PinTest):
             self.assertGreater(locked[mover]["ram_faults"], 50, mover)
             self.assertEqual(pinned[mover]["ram_faults"], 0, mover)
         self.assertEqual(self.row("movers-6.1-longterm")["pins_left"], 0)
+
+    def test_numa(self):
+        """Two backends bound to two nodes are pinned where they belong."""
+        row = self.row("pin-numa")
+        self.check_zero(row)
+        self.assertEqual(row["query"]["pinned-bytes"], row["mem_mib"] << 20)
+        for node in ("0", "1"):
+            placed = row["placement"][f"bind:{node}"]
+            self.assertGreaterEqual(placed.get(node, 0), 128, row["placement"])
+            self.assertEqual(placed.get(str(1 - int(node)), 0), 0, row["placement"])
+
+    def test_hugetlb(self):
+        """Huge pages of hugetlbfs."""
+        row = self.check_boot("pin-hugetlb")
+        self.assertEqual(row["query"]["pin-ram"], "longterm")
+        self.assertEqual(row["query"]["pinned-bytes"], row["mem_mib"] << 20)

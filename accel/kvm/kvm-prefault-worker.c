@@ -137,8 +137,8 @@ static bool is_retry(int ret)
 
 /*
  * Called with the BQL held, which is dropped meanwhile.  Returns what
- * kvm_prefault_method_map() does, but -ETIMEDOUT once calls have been interrupted without
- * any progress for too long.
+ * kvm_prefault_method_map() does, but -ETIMEDOUT once calls have been
+ * interrupted without any progress for too long.
  */
 static int map_unlocked(CPUState *cpu, const KVMPrefaultSession *session,
                         const KVMPrefaultChunk *chunk, uint64_t *done)

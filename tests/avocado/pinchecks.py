@@ -7,6 +7,13 @@ from labtest import LabTest, Row
 class PinTest(LabTest):
     """Base of tests of pin-ram."""
 
+    def check_placement(self, row: Row) -> None:
+        """Each of two bound backends is on its node, and nowhere else."""
+        for node in ("0", "1"):
+            placed = row["placement"][f"bind:{node}"]
+            self.assertGreaterEqual(placed.get(node, 0), 128, row["placement"])
+            self.assertEqual(placed.get(str(1 - int(node)), 0), 0, row["placement"])
+
     def check_movers(self, name: str) -> dict[str, Row]:
         """Started without a fault; the row's events by name."""
         row = self.row(name)

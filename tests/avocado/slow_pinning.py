@@ -65,10 +65,7 @@ class Pinning(PinTest):
         row = self.row("pin-numa")
         self.check_zero(row)
         self.assertEqual(row["query"]["pinned-bytes"], row["mem_mib"] << 20)
-        for node in ("0", "1"):
-            placed = row["placement"][f"bind:{node}"]
-            self.assertGreaterEqual(placed.get(node, 0), 128, row["placement"])
-            self.assertEqual(placed.get(str(1 - int(node)), 0), 0, row["placement"])
+        self.check_placement(row)
 
     def test_hugetlb(self):
         """Huge pages of hugetlbfs."""

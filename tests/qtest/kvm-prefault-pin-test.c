@@ -196,14 +196,19 @@ static uint64_t process_bytes(pid_t pid, const char *name)
     return g_ascii_strtoull(field + strlen(name) + 1, NULL, 10) * KiB;
 }
 
-static uint64_t pinned_bytes(QTestState *qts)
+/* A number of query-kvm-prefault */
+static int64_t queried(QTestState *qts, const char *field)
 {
     QDict *response = qtest_qmp(qts, "{'execute': 'query-kvm-prefault'}");
-    uint64_t bytes = qdict_get_int(qdict_get_qdict(response, "return"),
-                                   "pinned-bytes");
+    int64_t value = qdict_get_int(qdict_get_qdict(response, "return"), field);
 
     qobject_unref(response);
-    return bytes;
+    return value;
+}
+
+static uint64_t pinned_bytes(QTestState *qts)
+{
+    return queried(qts, "pinned-bytes");
 }
 
 static void wait_pinned(QTestState *qts, uint64_t bytes)
@@ -305,12 +310,7 @@ static void test_dimm(void)
 
 static int64_t passes(QTestState *qts)
 {
-    QDict *response = qtest_qmp(qts, "{'execute': 'query-kvm-prefault'}");
-    int64_t count = qdict_get_int(qdict_get_qdict(response, "return"),
-                                  "passes");
-
-    qobject_unref(response);
-    return count;
+    return queried(qts, "passes");
 }
 
 static void pci_config_write(QTestState *qts, uint32_t address, uint32_t value)

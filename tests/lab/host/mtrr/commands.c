@@ -135,6 +135,19 @@ static void check_now(const struct mtrr_ranges_state *state, bool ignore_mtrrs,
     check_leaves(vm.lab, vm.fd, state, ignore_mtrrs, check);
 }
 
+/* What both commands end with; "left": { is open. */
+static void print_rest(const struct leaf_check *left,
+                       const struct leaf_check *again)
+{
+    print_check(left);
+    printf("}, \"again\": {");
+    print_check(again);
+    printf("}, ");
+    lab_print_counts(vm.lab);
+    vm_print_stats(&vm);
+    printf("\"vcpus\": %u}\n", vm.nr);
+}
+
 /*
  * In each round all vCPUs touch memory, then go to the same random state on ways
  * of their own.  Leaves are looked at then, and when memory was touched again.
@@ -164,13 +177,7 @@ int command_verify(const char *mode, unsigned vcpus, unsigned mib,
         check_now(&state, none, &again);
     }
     printf("{\"rounds\": %u, \"left\": {", rounds);
-    print_check(&left);
-    printf("}, \"again\": {");
-    print_check(&again);
-    printf("}, ");
-    lab_print_counts(vm.lab);
-    vm_print_stats(&vm);
-    printf("\"vcpus\": %u}\n", vcpus);
+    print_rest(&left, &again);
     return 0;
 }
 
@@ -258,12 +265,6 @@ int command_stress(const char *mode, unsigned vcpus, unsigned mib,
     check_now(&state, none, &again);
     printf("{\"loops\": %llu, \"lost_writes\": %u, \"left\": {",
            (unsigned long long)loops, lost_writes(end));
-    print_check(&left);
-    printf("}, \"again\": {");
-    print_check(&again);
-    printf("}, ");
-    lab_print_counts(vm.lab);
-    vm_print_stats(&vm);
-    printf("\"vcpus\": %u}\n", vcpus);
+    print_rest(&left, &again);
     return 0;
 }

@@ -25,9 +25,9 @@
  *                   poweroff        no answer
  *
  * A touch writes one byte into each 4 KiB page.  The guest's own page faults
- * are part of its time; they come once per 64 KiB, so that the time is mostly
- * the host's and does not depend on the size of the guest's RAM (Linux
- * chooses its huge page mode by that).
+ * are part of its time; they come once per huge page (64 KiB where the guest
+ * has none left), so that the time is mostly the host's and does not depend on
+ * the size of the guest's RAM (Linux chooses its huge page mode by that).
  *
  * The two phys commands are for memory that the kernel was told not to use
  * (memmap=SIZE$AT), so that nobody but them has ever touched it.
@@ -373,7 +373,7 @@ int main(void)
     mount("proc", "/proc", "proc", 0, NULL);
     mount("sysfs", "/sys", "sysfs", 0, NULL);
     set_up_console();
-    set_up_pages("2048", "never");
+    set_up_pages("2048", "always");
     set_up_pages("64", "always");
     say("boot cpus=%d mem_kib=%lu", get_nprocs(), mem_kib());
     if (touch_mib) {

@@ -87,7 +87,8 @@ static bool is_tracked(MemoryRegion *mr)
 static HostBlock host_block(MemoryRegion *mr)
 {
     HostMemoryBackend *backend = MEMORY_BACKEND(mr->owner);
-    unsigned asked = kvm_prefault.config.threads;
+    unsigned asked = kvm_prefault.background ? 1 :
+                     kvm_prefault.config.threads;
 
     return (HostBlock) {
         .backend = backend,

@@ -170,7 +170,8 @@ static void prefault_commit(MemoryListener *listener)
     }
     trace_kvm_prefault_slots(p->ranges.work_bytes);
     if (zapped_all && p->first_pass_done && !p->dirty_logging &&
-        (p->settling || p->state != KVM_PREFAULT_STATE_POPULATING)) {
+        (p->settling || p->background ||
+         p->state != KVM_PREFAULT_STATE_POPULATING)) {
         kvm_prefault_settle();
     } else if (!can_do_inline()) {
         kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);

@@ -162,6 +162,8 @@ void kvm_prefault_settle(void)
         p->settling = true;
         settle_until_ms = now + SETTLE_MAX_MS;
     }
+    /* nothing is left of what a background pass was to repair */
+    p->background = false;
     kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
     timer_mod(settle_timer, MIN(now + SETTLE_MS, settle_until_ms));
 }

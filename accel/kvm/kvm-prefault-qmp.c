@@ -88,6 +88,8 @@ static KvmPrefaultCauses *query_causes(void)
     causes->zap_all = count[KVM_PREFAULT_CAUSE_ZAP_ALL];
     causes->dirty_log = count[KVM_PREFAULT_CAUSE_DIRTY_LOG];
     causes->command = count[KVM_PREFAULT_CAUSE_COMMAND];
+    causes->mtrr = count[KVM_PREFAULT_CAUSE_MTRR];
+    causes->lost = count[KVM_PREFAULT_CAUSE_LOST];
     return causes;
 }
 

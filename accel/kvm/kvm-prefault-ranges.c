@@ -190,6 +190,17 @@ uint64_t kvm_prefault_ranges_count(const KVMPrefaultRanges *r,
     return total;
 }
 
+uint64_t kvm_prefault_ranges_mapped(const KVMPrefaultRanges *r)
+{
+    KVMPrefaultRange *range;
+    uint64_t mapped = 0;
+
+    QTAILQ_FOREACH(range, &r->ranges, next) {
+        mapped += range->populated;
+    }
+    return mapped;
+}
+
 uint64_t kvm_prefault_touch_step(const KVMPrefaultTouch *touch, uint64_t done,
                                  uint64_t *stride)
 {

@@ -129,6 +129,11 @@ uint64_t kvm_prefault_ranges_count(const KVMPrefaultRanges *r,
                                    uint64_t *populated);
 
 /**
+ * kvm_prefault_ranges_mapped: bytes mapped of all ranges, RAM or not
+ */
+uint64_t kvm_prefault_ranges_mapped(const KVMPrefaultRanges *r);
+
+/**
  * kvm_prefault_touch_step: how to go on touching memory
  * @done: bytes of @touch that have been dealt with
  * @stride: set to the distance from one touch to the next: 4 KiB, or 2 MiB for

@@ -15,19 +15,25 @@
 #include "hw/core/cpu.h"
 #include "kvm-prefault.h"
 
-/* Names and offsets are the same for all vCPUs, so they are read once */
-typedef struct StatsLayout {
+/*
+ * Names and offsets are the same for all vCPUs, so they are read once.  All
+ * values of one file are read at a time.
+ */
+typedef struct Stats {
     GHashTable *offsets;
-} StatsLayout;
+    off_t data_offset;
+    size_t size;
+    char *data;
+} Stats;
 
-static StatsLayout vm_layout, vcpu_layout;
+static Stats vm_stats, vcpu_stats;
 
 static bool read_at(int fd, void *buf, size_t size, off_t offset)
 {
     return pread(fd, buf, size, offset) == size;
 }
 
-static bool layout_read(StatsLayout *layout, int fd)
+static bool read_layout(Stats *stats, int fd)
 {
     struct kvm_stats_header header;
     g_autofree char *block = NULL;
@@ -43,30 +49,45 @@ static bool layout_read(StatsLayout *layout, int fd)
         return false;
     }
 
-    layout->offsets = g_hash_table_new_full(g_str_hash, g_str_equal,
-                                            g_free, NULL);
+    stats->offsets = g_hash_table_new_full(g_str_hash, g_str_equal,
+                                           g_free, NULL);
+    stats->data_offset = header.data_offset;
     for (i = 0; i < header.num_desc; i++) {
         struct kvm_stats_desc *desc = (void *)(block + i * desc_size);
 
-        g_hash_table_insert(layout->offsets, g_strdup(desc->name),
-                            GSIZE_TO_POINTER(header.data_offset +
-                                             desc->offset));
+        g_hash_table_insert(stats->offsets, g_strdup(desc->name),
+                            GSIZE_TO_POINTER(desc->offset));
+        stats->size = MAX(stats->size, desc->offset + sizeof(uint64_t) *
+                                                      desc->size);
     }
+    stats->data = g_malloc0(stats->size);
     return true;
 }
 
-static uint64_t stat_read(StatsLayout *layout, int fd, const char *name)
+static bool load(Stats *stats, int fd)
+{
+    return (stats->data || read_layout(stats, fd)) &&
+           read_at(fd, stats->data, stats->size, stats->data_offset);
+}
+
+/* A value that load() has read.  Returns: false if there is none. */
+static bool find(const Stats *stats, const char *name, uint64_t *value)
 {
     gpointer offset;
+
+    *value = 0;
+    if (!g_hash_table_lookup_extended(stats->offsets, name, NULL, &offset)) {
+        return false;
+    }
+    memcpy(value, stats->data + GPOINTER_TO_SIZE(offset), sizeof(*value));
+    return true;
+}
+
+static uint64_t get(const Stats *stats, const char *name)
+{
     uint64_t value;
 
-    if (!layout->offsets && !layout_read(layout, fd)) {
-        return 0;
-    }
-    if (!g_hash_table_lookup_extended(layout->offsets, name, NULL, &offset) ||
-        !read_at(fd, &value, sizeof(value), GPOINTER_TO_SIZE(offset))) {
-        return 0;
-    }
+    find(stats, name, &value);
     return value;
 }
 
@@ -74,14 +95,15 @@ bool kvm_prefault_counts_of(CPUState *cpu, KVMPrefaultCounts *counts)
 {
     int fd = cpu->kvm_vcpu_stats_fd;
 
-    if (!kvm_prefault.has_stats || fd < 0) {
+    if (!kvm_prefault.has_stats || fd < 0 || !load(&vcpu_stats, fd)) {
         return false;
     }
-    counts->taken += stat_read(&vcpu_layout, fd, "pf_taken");
-    counts->emulated += stat_read(&vcpu_layout, fd, "pf_emulate");
-    counts->fixed += stat_read(&vcpu_layout, fd, "pf_fixed");
-    counts->spurious += stat_read(&vcpu_layout, fd, "pf_spurious");
-    counts->fast += stat_read(&vcpu_layout, fd, "pf_fast");
+    counts->taken += get(&vcpu_stats, "pf_taken");
+    counts->emulated += get(&vcpu_stats, "pf_emulate");
+    counts->fixed += get(&vcpu_stats, "pf_fixed");
+    counts->spurious += get(&vcpu_stats, "pf_spurious");
+    counts->fast += get(&vcpu_stats, "pf_fast");
+    counts->nested += get(&vcpu_stats, "nested_run");
     return true;
 }
 
@@ -101,7 +123,7 @@ bool kvm_prefault_counts(KVMPrefaultCounts *counts)
     return true;
 }
 
-bool kvm_prefault_mapped(KvmPrefaultMapped *mapped)
+static bool load_vm(void)
 {
     static int fd = -1;
 
@@ -111,11 +133,29 @@ bool kvm_prefault_mapped(KvmPrefaultMapped *mapped)
     if (fd < 0) {
         fd = kvm_vm_ioctl(kvm_state, KVM_GET_STATS_FD, NULL);
     }
-    if (fd < 0) {
+    return fd >= 0 && load(&vm_stats, fd);
+}
+
+bool kvm_prefault_mapped(KvmPrefaultMapped *mapped)
+{
+    if (!load_vm()) {
         return false;
     }
-    mapped->page_4k = stat_read(&vm_layout, fd, "pages_4k") * 4 * KiB;
-    mapped->page_2m = stat_read(&vm_layout, fd, "pages_2m") * 2 * MiB;
-    mapped->page_1g = stat_read(&vm_layout, fd, "pages_1g") * GiB;
+    mapped->page_4k = get(&vm_stats, "pages_4k") * 4 * KiB;
+    mapped->page_2m = get(&vm_stats, "pages_2m") * 2 * MiB;
+    mapped->page_1g = get(&vm_stats, "pages_1g") * GiB;
+    return true;
+}
+
+bool kvm_prefault_vm_counts(KVMPrefaultVMCounts *counts)
+{
+    KvmPrefaultMapped mapped;
+
+    if (!kvm_prefault_mapped(&mapped)) {
+        return false;
+    }
+    counts->mapped = mapped.page_4k + mapped.page_2m + mapped.page_1g;
+    counts->has_mtrr = find(&vm_stats, "mtrr_zap_walk_sptes",
+                            &counts->mtrr_zapped);
     return true;
 }

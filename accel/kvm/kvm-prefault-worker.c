@@ -73,6 +73,9 @@ void kvm_prefault_ask_for_turns(void)
     CPUState *cpu;
 
     interrupt_ioctls(TURN_MAX_US);
+    if (kvm_prefault.background && !kvm_prefault_watch_turn_due()) {
+        return;
+    }
     CPU_FOREACH(cpu) {
         if (!qatomic_xchg(&kvm_prefault_vcpu(cpu)->turn_asked, true)) {
             qemu_cpu_kick(cpu);
@@ -150,6 +153,7 @@ static int map_unlocked(CPUState *cpu, const KVMPrefaultSession *session,
     kvm_prefault_ioctl_begin(v);
     ret = kvm_prefault_method_map(cpu, session, chunk, done);
     us = kvm_prefault_ioctl_end(v);
+    kvm_prefault.turn_us = MAX(kvm_prefault.turn_us, us);
 
     v->stalled_us = *done ? 0 : v->stalled_us + us;
     if (is_retry(ret) && v->stalled_us >= STALLED_MAX_US) {

@@ -111,6 +111,16 @@ static void warn_incomplete(void)
     }
 }
 
+void kvm_prefault_lost(const char *reason)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    g_ptr_array_set_size(p->pass_reasons, 0);
+    kvm_prefault_reason(p->pass_reasons, "%s", reason);
+    warn_incomplete();
+    set_state(KVM_PREFAULT_STATE_PARTIAL);
+}
+
 static void finish_pass(void)
 {
     KVMPrefault *p = &kvm_prefault;
@@ -129,10 +139,17 @@ static void finish_pass(void)
     if (p->pass_reasons->len) {
         warn_incomplete();
     }
-    /* before the guest runs on: it must not take a fault that is not counted */
-    p->have_ready_counts = kvm_prefault_counts(&p->ready_counts);
+    /*
+     * Before the guest runs on: it must not take a fault that is not counted.
+     * What it has taken on lost mappings stays in the count.
+     */
+    if (!p->background) {
+        p->have_ready_counts = kvm_prefault_counts(&p->ready_counts);
+    }
     trace_kvm_prefault_pass_end(p->pass, p->duration_us);
     set_state(state);
+    kvm_prefault_watch_pass_end();
+    p->background = false;
     kvm_prefault_release();
 }
 
@@ -275,7 +292,24 @@ static void postpone(void)
     kvm_prefault_settle_cancel();
     set_state(kvm_prefault.tdp_on ? KVM_PREFAULT_STATE_PARTIAL
                                   : KVM_PREFAULT_STATE_OFF);
+    kvm_prefault.background = false;
     kvm_prefault_release();
+}
+
+/* What a request makes stale: everything, unless its cause says less */
+static void invalidate(KVMPrefaultCause cause, bool before_start)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    kvm_prefault_settle_cancel();
+    kvm_prefault_ranges_invalidate(&p->ranges);
+    kvm_prefault_watch_pass_begin(before_start);
+    if (cause != KVM_PREFAULT_CAUSE_MTRR) {
+        p->host_stale = true;
+        if (cause != KVM_PREFAULT_CAUSE_LOST) {
+            p->lock_stale = p->pin != KVM_PIN_RAM_OFF;
+        }
+    }
 }
 
 void kvm_prefault_request(KVMPrefaultCause cause)
@@ -296,12 +330,11 @@ void kvm_prefault_request(KVMPrefaultCause cause)
         p->failed_as = 0;
     }
     p->pass++;
+    p->background = cause == KVM_PREFAULT_CAUSE_LOST ||
+                    (cause == KVM_PREFAULT_CAUSE_SLOTS && p->background);
     trace_kvm_prefault_request(p->pass, cause);
     if (cause != KVM_PREFAULT_CAUSE_SLOTS) {
-        kvm_prefault_settle_cancel();
-        kvm_prefault_ranges_invalidate(&p->ranges);
-        p->host_stale = true;
-        p->lock_stale = p->pin != KVM_PIN_RAM_OFF;
+        invalidate(cause, before_start);
     }
     if (p->config.wait && (before_start || !runstate_is_running())) {
         kvm_prefault_hold();

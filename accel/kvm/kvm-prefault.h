@@ -36,6 +36,8 @@ typedef enum KVMPrefaultCause {
     KVM_PREFAULT_CAUSE_ZAP_ALL,
     KVM_PREFAULT_CAUSE_DIRTY_LOG,
     KVM_PREFAULT_CAUSE_COMMAND,
+    KVM_PREFAULT_CAUSE_MTRR,
+    KVM_PREFAULT_CAUSE_LOST,
     KVM_PREFAULT_CAUSE__MAX,
 } KVMPrefaultCause;
 
@@ -62,7 +64,15 @@ typedef struct KVMPrefaultCounts {
     uint64_t fixed;
     uint64_t spurious;
     uint64_t fast;
+    uint64_t nested;            /* times that a nested guest was entered */
 } KVMPrefaultCounts;
+
+/* KVM's counters of the whole VM */
+typedef struct KVMPrefaultVMCounts {
+    uint64_t mapped;            /* bytes mapped now, in all address spaces */
+    bool has_mtrr;              /* the next one exists */
+    uint64_t mtrr_zapped;       /* mappings dropped because of guest MTRRs */
+} KVMPrefaultVMCounts;
 
 /* What a vCPU does for us, indexed by cpu_index */
 typedef struct KVMPrefaultVCPU {
@@ -119,6 +129,8 @@ typedef struct KVMPrefault {
     bool hold;                  /* vCPUs wait for the pass */
     bool pausing;               /* ... but for a part of it only */
     bool settling;              /* the pass waits for slots to settle */
+    bool background;            /* the pass repairs what was lost, slowly */
+    int64_t turn_us;            /* longest turn since turns were asked for */
     int64_t hold_start_us;      /* since when the guest is kept waiting, or 0 */
     KVMPrefaultPauses pauses;
     unsigned sessions;          /* vCPUs whose state is that of method vcpu */
@@ -163,6 +175,12 @@ void kvm_prefault_core_init(void);
  * @cause: counted in the query; other than for slots, everything is redone
  */
 void kvm_prefault_request(KVMPrefaultCause cause);
+
+/**
+ * kvm_prefault_lost: mappings have been lost, the state is partial now
+ * @reason: told by the query and the event
+ */
+void kvm_prefault_lost(const char *reason);
 
 /**
  * kvm_prefault_suspend: dirty logging has begun, do not touch the tables
@@ -456,6 +474,35 @@ bool kvm_prefault_counts_of(CPUState *cpu, KVMPrefaultCounts *counts);
  * Returns: false if KVM has no statistics.
  */
 bool kvm_prefault_mapped(KvmPrefaultMapped *mapped);
+
+/**
+ * kvm_prefault_vm_counts: read KVM's counters of the VM
+ *
+ * Returns: false if KVM has no statistics.
+ */
+bool kvm_prefault_vm_counts(KVMPrefaultVMCounts *counts);
+
+/* kvm-prefault-watch.c */
+
+/**
+ * kvm_prefault_watch_pass_begin: everything is going to be populated
+ * @starting: the guest is going to begin with its firmware
+ */
+void kvm_prefault_watch_pass_begin(bool starting);
+
+/**
+ * kvm_prefault_watch_turn_due: whether vCPUs may be asked for the next turn
+ *
+ * In a background pass.  If so, it counts as asked for.
+ */
+bool kvm_prefault_watch_turn_due(void);
+
+/**
+ * kvm_prefault_watch_pass_end: a pass has ended, watch what it has mapped
+ *
+ * Context: before the guest takes the next fault that is to be noticed.
+ */
+void kvm_prefault_watch_pass_end(void);
 
 /* kvm-prefault-qmp.c */
 

@@ -57,6 +57,12 @@ class Linux61(MtrrChecks):
         self.check_refused("npt-6.1-mtrr-stock", "'mtrr-zap=range'", "KVM_CAP_MTRR_ZAP",
                            "make kvm-modules", "mtrr-zap=full")
 
+    def test_mtrr_prefault(self):
+        """Non-coherent DMA, mode range: MTRRs drop mappings, QEMU learns of it in time."""
+        causes = self.check_prefault("npt-6.1-mtrr-prefault")["query"]["repopulations"]
+        self.assertGreater(causes["mtrr"], 0)
+        self.assertEqual(causes["lost"], 0)
+
     def test_mtrr_contention(self):
         """Two CPUs, 8 vCPUs: MTRRs, CR0.CD, memory and DMA at once; no hang, no write lost."""
         for zap in ("range", "none"):

@@ -63,6 +63,23 @@ class Numa(PinTest):
         self.assertGreater(row["traced"], 1000, "moving pages should cause faults")
         self.assertEqual(row["queried"], row["traced"])
 
+    def test_lost(self):
+        """Pages are moved, twice: QEMU says so, maps them again, and touching them is free."""
+        row = self.row("lost")
+        self.assertTrue(row["booted"])
+        self.assertEqual(row["events"][0]["ram_faults"], 0)
+        for moved, touched in zip(row["events"][1::2], row["events"][2::2]):
+            self.log.info("%s", moved)
+            first, last = moved["states"][0], moved["states"][-1]
+            self.assertEqual((first["state"], last["state"]), ("partial", "ready"), moved)
+            self.assertIn("mappings were lost", first["reason"])
+            self.assertEqual(touched["ram_faults"], 0, row.get("fault_samples"))
+        self.check_ready(row["query"])
+        self.assertEqual(row["query"]["faults-since-ready"], row["traced"],
+                         "a pass in the background must not forget faults")
+        self.assertIn(row["query"]["repopulations"]["lost"], range(2, 6),
+                      "the second pass should wait, and the next ones longer")
+
     def test_pinned(self):
         """pin-ram=longterm: neither compaction nor NUMA balancing moves or unmaps a page."""
         found = self.check_longterm("pin-movers", "compaction", "NUMA balancing")

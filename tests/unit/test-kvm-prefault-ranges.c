@@ -105,6 +105,20 @@ static void test_address_spaces(void)
     remove_all();
 }
 
+static void test_mapped_bytes(void)
+{
+    setup();
+    add(0, 0, CHUNK, true);
+    add(0, CHUNK, 8192, false);
+    g_assert_cmpuint(kvm_prefault_ranges_mapped(&ranges), ==, 0);
+    do_all(0, CHUNK);
+    /* ROM counts, what has gone does not */
+    g_assert_cmpuint(kvm_prefault_ranges_mapped(&ranges), ==, CHUNK + 8192);
+    g_assert_true(kvm_prefault_ranges_del(&ranges, 0, 0, CHUNK));
+    g_assert_cmpuint(kvm_prefault_ranges_mapped(&ranges), ==, 8192);
+    remove_all();
+}
+
 static void test_interrupted_chunk(void)
 {
     KVMPrefaultChunk *chunk;
@@ -314,6 +328,7 @@ int main(int argc, char **argv)
                     test_last_partial_chunk);
     g_test_add_func("/kvm-prefault/small-steps", test_small_steps);
     g_test_add_func("/kvm-prefault/address-spaces", test_address_spaces);
+    g_test_add_func("/kvm-prefault/mapped-bytes", test_mapped_bytes);
     g_test_add_func("/kvm-prefault/interrupted-chunk",
                     test_interrupted_chunk);
     g_test_add_func("/kvm-prefault/failed-chunk-is-dropped",

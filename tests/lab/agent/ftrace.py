@@ -128,9 +128,9 @@ class RamFaults:
         self._os.watch(ranges, OS)
         self._stub.watch(ranges, STUB)
 
-    def watch_part(self, start: int, end: int) -> None:
+    def watch_part(self, start: int, end: int, whose: str = NOT_STUB) -> None:
         """Set to zero and count on this part of RAM, besides the whole of it."""
-        self._part.watch([(start, end)])
+        self._part.watch([(start, end)], whose)
 
     def part_count(self) -> int:
         return self._part.count()
@@ -142,6 +142,9 @@ class RamFaults:
 
     def samples(self, limit: int = 24) -> list[str]:
         return self._ram.samples(limit)
+
+    def os_samples(self, limit: int = 12) -> list[str]:
+        return self._os.samples(limit)
 
     def stub_samples(self, limit: int = 12) -> list[str]:
         return self._stub.samples(limit)
@@ -160,7 +163,7 @@ class NoFaults:
     def watch(self, machine: str, mem_mib: int, below_mib: int = 0) -> None:
         """Nothing to set to zero."""
 
-    def watch_part(self, start: int, end: int) -> None:
+    def watch_part(self, start: int, end: int, whose: str = NOT_STUB) -> None:
         """Nothing to set to zero."""
 
     def part_count(self) -> None:
@@ -171,6 +174,9 @@ class NoFaults:
                               "stub_touches"))
 
     def samples(self, limit: int = 24) -> list[str]:
+        return []
+
+    def os_samples(self, limit: int = 12) -> list[str]:
         return []
 
     def stub_samples(self, limit: int = 12) -> list[str]:

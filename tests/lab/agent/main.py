@@ -123,6 +123,7 @@ class Agent:
         row |= self._faults.counts()
         if spec.config == "prefault" and row["ram_faults"]:
             row["fault_samples"] = self._faults.samples()
+            row["os_samples"] = self._faults.os_samples()
         if "error" in row:
             row["stub_samples"] = self._faults.stub_samples()
         row["seconds"] = round(time.monotonic() - start, 3)

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any
 
 from .. import mtrrlab
+from ..ftrace import ONE_MIB, OS
 from ..guest import Guest
 from . import Context, prefault_facts, scenario
 
@@ -98,17 +99,16 @@ def mtrr_boot(context: Context) -> dict[str, Any]:
         before = _statistics(guest)
         # The VM of the warm-up had faults of its own.
         context.faults.watch(context.spec.machine, context.spec.mem_mib)
-        if context.spec.config == "prefault":
-            # The start of DMA has zapped everything, and QEMU does not know of it.
-            guest.qmp.command("kvm-prefault")
+        context.faults.watch_part(ONE_MIB, context.spec.mem_mib << 20, OS)
         guest.qmp.command("cont")
         guest.boot()
         counts = mtrrlab.run("counts", limit=60) | _since(before, _statistics(guest))
         info = guest.prefault()
+        high = context.faults.part_count()
         guest.qmp.command("stop")
         check = _check(pid, mode)
         guest.qmp.command("cont")
         status = guest.power_off()
     return {"booted": status == 0, "exit_status": status, "zap": context.spec.zap,
-            "boot_ms": guest.milliseconds, **check, **prefault_facts(info),
+            "boot_ms": guest.milliseconds, "ram_faults_os_above_1m": high, **check, **prefault_facts(info),
             **zap_facts(counts)}

@@ -30,7 +30,7 @@ def _write(path: Path, value: str) -> None:
     path.write_text(value, encoding="ascii")
 
 
-def _migrate(guest: Guest, source: int, target: int) -> int:
+def migrate(guest: Guest, source: int, target: int) -> int:
     """migrate_pages(2), as migratepages(8) does; returns the pages left behind."""
     libc = ctypes.CDLL(None, use_errno=True)
     masks = [ctypes.c_ulong(1 << node) for node in (source, target)]
@@ -108,7 +108,7 @@ def _compact(context: Context, guest: Guest) -> None:
 
 def _migrate_pages(context: Context, guest: Guest) -> None:
     for source, target in ((0, 1), (1, 0)):
-        _migrate(guest, source, target)
+        migrate(guest, source, target)
 
 
 def _ksm(context: Context, guest: Guest) -> None:

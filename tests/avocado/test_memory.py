@@ -49,6 +49,7 @@ class Numa(PinTest):
     """
 
     group = "numa"
+    shared_file = "lifecycle.json"
 
     def test_policy(self):
         """Two backends bound to two nodes: each page is where it was asked for."""

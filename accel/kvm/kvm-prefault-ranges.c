@@ -121,6 +121,18 @@ void kvm_prefault_ranges_invalidate(KVMPrefaultRanges *r)
     }
 }
 
+void kvm_prefault_ranges_invalidate_devices(KVMPrefaultRanges *r)
+{
+    KVMPrefaultRange *range;
+
+    QTAILQ_FOREACH(range, &r->ranges, next) {
+        if (!range->ram) {
+            drop_work(r, range);
+            queue_range(r, range);
+        }
+    }
+}
+
 KVMPrefaultChunk *kvm_prefault_ranges_take(KVMPrefaultRanges *r, int as_id,
                                            uint64_t max)
 {

@@ -95,6 +95,11 @@ bool kvm_prefault_ranges_del(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
 void kvm_prefault_ranges_invalidate(KVMPrefaultRanges *r);
 
 /**
+ * kvm_prefault_ranges_invalidate_devices: the same, but for RAM
+ */
+void kvm_prefault_ranges_invalidate_devices(KVMPrefaultRanges *r);
+
+/**
  * kvm_prefault_ranges_take: take a piece of work
  * @as_id: address space to work in
  * @max: most bytes to take, a power of two

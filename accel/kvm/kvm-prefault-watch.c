@@ -66,6 +66,8 @@ typedef struct Watch {
     uint64_t mtrr_zapped_last;
     unsigned mtrr_looks;
 
+    bool devices;               /* a pass over ROM and devices is on its way */
+    bool ram_lost;              /* ... and has shown that it is RAM */
     bool lost;                  /* a background pass is due */
     uint64_t missing_before;    /* that pass is to repair */
     int64_t pause_ms;
@@ -121,6 +123,28 @@ static uint64_t new_faults(void)
     return innocent || watch.faults < before ? 0 : watch.faults - before;
 }
 
+/*
+ * ROM, flash and device RAM are not locked, and as long as nobody faults they may
+ * be all that is missing.  Populating them costs little, and tells.
+ */
+static bool may_be_devices(uint64_t missing, uint64_t faults)
+{
+    const KVMPrefaultRanges *r = &kvm_prefault.ranges;
+    uint64_t ram;
+
+    kvm_prefault_ranges_count(r, &ram);
+    return !faults && !watch.ram_lost &&
+           missing - watch.missing <= kvm_prefault_ranges_mapped(r) - ram;
+}
+
+static void repair_devices(int64_t now)
+{
+    if (now >= watch.allowed_ms) {
+        watch.devices = true;
+        kvm_prefault_request_devices();
+    }
+}
+
 /* Populate again, unless the last pass for this cause was not long ago */
 static void repair(int64_t now)
 {
@@ -142,6 +166,10 @@ static void look_at_mappings(const KVMPrefaultVMCounts *vm, int64_t now)
         return;
     }
     trace_kvm_prefault_lost(missing, faults);
+    if (may_be_devices(missing, faults)) {
+        repair_devices(now);
+        return;
+    }
     reason = g_strdup_printf("mappings were lost: %" PRIu64 " KiB are not "
                              "mapped, the guest has taken %" PRIu64
                              " faults (has the host moved pages?)",
@@ -204,7 +232,7 @@ void kvm_prefault_watch_pass_begin(bool starting)
 {
     KVMPrefaultVMCounts vm;
 
-    watch.lost = false;
+    watch.lost = watch.devices = false;
     watch.starting |= starting;
     if (kvm_prefault_vm_counts(&vm)) {
         watch.mtrr_zapped = watch.mtrr_zapped_last = vm.mtrr_zapped;
@@ -232,6 +260,8 @@ static void remember_missing(const KVMPrefaultVMCounts *vm)
 {
     uint64_t missing = missing_bytes(vm);
 
+    watch.ram_lost = watch.devices && missing > watch.missing;
+    watch.devices = false;
     if (missing < watch.missing || missing == watch.missing_before) {
         watch.missing = missing;
     }

@@ -312,6 +312,31 @@ static void invalidate(KVMPrefaultCause cause, bool before_start)
     }
 }
 
+static void begin_pass(KVMPrefaultCause cause)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (p->state != KVM_PREFAULT_STATE_POPULATING) {
+        p->requested_us = g_get_monotonic_time();
+        g_ptr_array_set_size(p->pass_reasons, 0);
+        p->failed_as = 0;
+    }
+    p->pass++;
+    trace_kvm_prefault_request(p->pass, cause);
+}
+
+void kvm_prefault_request_devices(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    p->causes[KVM_PREFAULT_CAUSE_LOST]++;
+    begin_pass(KVM_PREFAULT_CAUSE_LOST);
+    p->background = true;
+    kvm_prefault_ranges_invalidate_devices(&p->ranges);
+    set_state(KVM_PREFAULT_STATE_POPULATING);
+    kvm_prefault_work_done();
+}
+
 void kvm_prefault_request(KVMPrefaultCause cause)
 {
     KVMPrefault *p = &kvm_prefault;
@@ -324,15 +349,9 @@ void kvm_prefault_request(KVMPrefaultCause cause)
         postpone();
         return;
     }
-    if (p->state != KVM_PREFAULT_STATE_POPULATING) {
-        p->requested_us = g_get_monotonic_time();
-        g_ptr_array_set_size(p->pass_reasons, 0);
-        p->failed_as = 0;
-    }
-    p->pass++;
+    begin_pass(cause);
     p->background = cause == KVM_PREFAULT_CAUSE_LOST ||
                     (cause == KVM_PREFAULT_CAUSE_SLOTS && p->background);
-    trace_kvm_prefault_request(p->pass, cause);
     if (cause != KVM_PREFAULT_CAUSE_SLOTS) {
         invalidate(cause, before_start);
     }

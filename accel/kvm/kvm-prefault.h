@@ -177,6 +177,14 @@ void kvm_prefault_core_init(void);
 void kvm_prefault_request(KVMPrefaultCause cause);
 
 /**
+ * kvm_prefault_request_devices: ask for a pass over ROM, flash and device RAM
+ *
+ * They may have lost mappings; RAM has not.  Done beside the running guest.
+ * Context: state "ready".
+ */
+void kvm_prefault_request_devices(void);
+
+/**
  * kvm_prefault_lost: mappings have been lost, the state is partial now
  * @reason: told by the query and the event
  */

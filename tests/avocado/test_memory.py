@@ -71,14 +71,14 @@ class Numa(PinTest):
         self.assertEqual(row["events"][0]["ram_faults"], 0)
         for moved, touched in zip(row["events"][1::2], row["events"][2::2]):
             self.log.info("%s", moved)
-            first, last = moved["states"][0], moved["states"][-1]
-            self.assertEqual((first["state"], last["state"]), ("partial", "ready"), moved)
-            self.assertIn("mappings were lost", first["reason"])
+            told = [state["reason"] for state in moved["states"] if state["state"] == "partial"]
+            self.assertIn("mappings were lost", " ".join(told))
+            self.assertEqual(moved["states"][-1]["state"], "ready", moved)
             self.assertEqual(touched["ram_faults"], 0, row.get("fault_samples"))
         self.check_ready(row["query"])
         self.assertEqual(row["query"]["faults-since-ready"], row["traced"],
                          "a pass in the background must not forget faults")
-        self.assertIn(row["query"]["repopulations"]["lost"], range(2, 6),
+        self.assertIn(row["query"]["repopulations"]["lost"], range(2, 8),
                       "the second pass should wait, and the next ones longer")
 
     def test_pinned(self):

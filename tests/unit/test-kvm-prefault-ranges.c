@@ -114,6 +114,11 @@ static void test_mapped_bytes(void)
     do_all(0, CHUNK);
     /* ROM counts, what has gone does not */
     g_assert_cmpuint(kvm_prefault_ranges_mapped(&ranges), ==, CHUNK + 8192);
+    kvm_prefault_ranges_invalidate_devices(&ranges);
+    g_assert_cmpuint(kvm_prefault_ranges_mapped(&ranges), ==, CHUNK);
+    g_assert_cmpuint(ranges.work_bytes, ==, 8192);
+    do_all(0, CHUNK);
+    g_assert_cmpuint(kvm_prefault_ranges_mapped(&ranges), ==, CHUNK + 8192);
     g_assert_true(kvm_prefault_ranges_del(&ranges, 0, 0, CHUNK));
     g_assert_cmpuint(kvm_prefault_ranges_mapped(&ranges), ==, 8192);
     remove_all();

@@ -29,6 +29,11 @@
 #include "kvm-prefault-pin.h"
 #include "trace.h"
 
+/* Linux 6.1; older headers lack it */
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
 /* Per thread and step: small enough to be cancelled soon */
 #define STEP_BYTES_PER_THREAD (256 * MiB)
 
@@ -45,6 +50,7 @@ typedef struct HostBlock {
 typedef struct HostPass {
     GArray *blocks;
     bool populate;
+    bool collapse;
     bool lock;
     bool pin;
     Error *err;
@@ -229,11 +235,27 @@ static bool populate_step(const HostBlock *block, char *addr, uint64_t size,
     return true;
 }
 
+/*
+ * As much as can be; khugepaged would do it later, and unmap.  One at a time,
+ * because the kernel gives up the rest of a range at some errors.
+ */
+static void collapse_step(char *addr, uint64_t size)
+{
+    uint64_t done;
+
+    for (done = 0; done < size; done += 2 * MiB) {
+        qemu_madvise(addr + done, MIN(2 * MiB, size - done), MADV_COLLAPSE);
+    }
+}
+
 static bool host_step(const HostPass *pass, const HostBlock *block,
                       char *addr, uint64_t size, Error **errp)
 {
     /* a page merged by KSM is read-only and would have to be broken out */
     qemu_madvise(addr, size, QEMU_MADV_UNMERGEABLE);
+    if (pass->collapse && !is_hugetlb(block)) {
+        collapse_step(addr, size);
+    }
     return (!pass->populate || populate_step(block, addr, size, errp)) &&
            (!pass->lock || lock_step(block, addr, size, errp));
 }
@@ -368,6 +390,8 @@ void kvm_prefault_host_start(bool populate, bool lock)
     }
     pass->blocks = host_blocks();
     pass->populate = populate;
+    pass->collapse = populate && kvm_prefault.split;
+    kvm_prefault.split &= !populate;
     pass->lock = lock;
     pass->pin = lock && kvm_prefault.pin == KVM_PIN_RAM_LONGTERM;
     for (i = 0; i < pass->blocks->len; i++) {

@@ -16,7 +16,6 @@
 #include "qapi/error.h"
 #include "exec/memory.h"
 #include "hw/boards.h"
-#include "migration/postcopy-ram.h"
 #include "system/kvm_int.h"
 #include "system/system.h"
 #include "kvm-prefault.h"
@@ -86,21 +85,6 @@ static void machine_done(Notifier *notifier, void *data)
 }
 
 static Notifier machine_done_notifier = { .notify = machine_done };
-
-/* A page that has not arrived cannot be mapped: userfaultfd would block us */
-static int refuse_postcopy(NotifierWithReturn *n, void *data, Error **errp)
-{
-    struct PostcopyNotifyData *pnd = data;
-
-    if (keeps_pages() && pnd->reason == POSTCOPY_NOTIFY_PROBE) {
-        error_setg(errp, "postcopy migration cannot be used with '%s'",
-                   keeps_pages());
-        return -EINVAL;
-    }
-    return 0;
-}
-
-static NotifierWithReturn postcopy_notifier = { .notify = refuse_postcopy };
 
 static unsigned host_cpus_available(void)
 {
@@ -318,10 +302,8 @@ void kvm_prefault_init(KVMState *s, MachineState *ms)
     init_mtrr_zap(s);
     p->pin = p->config.pin_set ? p->config.pin :
              p->tdp_on ? KVM_PIN_RAM_MLOCK : KVM_PIN_RAM_OFF;
-    if (keeps_pages()) {
-        postcopy_add_notifier(&postcopy_notifier);
-    }
     if (p->tdp_on || p->pin != KVM_PIN_RAM_OFF) {
+        kvm_prefault_migration_init();
         qemu_add_machine_init_done_notifier(&machine_done_notifier);
     }
 }

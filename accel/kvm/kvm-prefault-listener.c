@@ -141,7 +141,7 @@ static bool can_do_inline(void)
     KVMPrefault *p = &kvm_prefault;
 
     return qemu_in_vcpu_thread() && p->tdp_on && p->first_pass_done &&
-           !p->settling && !p->dirty_logging && !p->host_stale &&
+           !p->settling && !p->suspended && !p->host_stale &&
            p->state != KVM_PREFAULT_STATE_POPULATING &&
            p->ranges.work_bytes <= INLINE_BYTES_MAX;
 }
@@ -169,7 +169,7 @@ static void prefault_commit(MemoryListener *listener)
         kvm_prefault_ranges_invalidate(&p->ranges);
     }
     trace_kvm_prefault_slots(p->ranges.work_bytes);
-    if (zapped_all && p->first_pass_done && !p->dirty_logging &&
+    if (zapped_all && p->first_pass_done && !p->suspended &&
         (p->settling || p->background ||
          p->state != KVM_PREFAULT_STATE_POPULATING)) {
         kvm_prefault_settle();
@@ -187,19 +187,13 @@ static void prefault_commit(MemoryListener *listener)
 
 static bool prefault_log_global_start(MemoryListener *listener, Error **errp)
 {
-    kvm_prefault_suspend();
+    kvm_prefault_suspend(KVM_PREFAULT_SUSPEND_LOG);
     return true;
 }
 
 static void prefault_log_global_stop(MemoryListener *listener)
 {
-    KVMPrefault *p = &kvm_prefault;
-
-    /* once, not once per address space */
-    if (p->dirty_logging) {
-        p->dirty_logging = false;
-        kvm_prefault_request(KVM_PREFAULT_CAUSE_DIRTY_LOG);
-    }
+    kvm_prefault_resume(KVM_PREFAULT_SUSPEND_LOG);
 }
 
 void kvm_prefault_add_address_space(AddressSpace *as, int as_id)

@@ -56,6 +56,7 @@ void kvm_prefault_hold(void)
     }
     p->hold = true;
     p->pausing = false;
+    kvm_prefault_arrival_held();
     kvm_prefault_kick_vcpus();
 }
 

@@ -90,6 +90,7 @@ static KvmPrefaultCauses *query_causes(void)
     causes->command = count[KVM_PREFAULT_CAUSE_COMMAND];
     causes->mtrr = count[KVM_PREFAULT_CAUSE_MTRR];
     causes->lost = count[KVM_PREFAULT_CAUSE_LOST];
+    causes->incoming = count[KVM_PREFAULT_CAUSE_INCOMING];
     return causes;
 }
 
@@ -163,6 +164,7 @@ static void query_kvm(KvmPrefaultInfo *info)
     info->duration_us = p->duration_us;
     info->passes = p->passes_done;
     query_faults(info);
+    info->incoming = kvm_prefault_query_incoming();
     if (kvm_prefault_mapped(&mapped)) {
         info->mapped = g_memdup2(&mapped, sizeof(mapped));
     }
@@ -198,9 +200,9 @@ void qmp_kvm_prefault(Error **errp)
                    " and this host cannot do it" : "");
         return;
     }
-    if (p->dirty_logging) {
+    if (p->suspended) {
         error_setg(errp, "guest RAM cannot be pre-faulted while dirty logging "
-                   "(migration) is on");
+                   "(migration) or a background snapshot is on");
         return;
     }
     kvm_prefault_request(KVM_PREFAULT_CAUSE_COMMAND);
@@ -224,6 +226,16 @@ static void print_faults(Monitor *mon, const KvmPrefaultInfo *info)
                    PRIu64 ", fast %" PRIu64 ")\n", "faults since:",
                    info->faults->total, info->faults->fixed,
                    info->faults->spurious, info->faults->fast);
+}
+
+static void print_incoming(Monitor *mon, const KvmPrefaultIncoming *incoming)
+{
+    if (incoming) {
+        print_size(mon, "before arrival:", incoming->early_bytes);
+        print_size(mon, "after arrival:", incoming->late_bytes);
+        monitor_printf(mon, "%-18s%.3f ms\n", "downtime:",
+                       incoming->downtime_us / 1000.0);
+    }
 }
 
 static void print_mapped(Monitor *mon, const KvmPrefaultMapped *mapped)
@@ -277,6 +289,7 @@ static void hmp_info_kvm_prefault(Monitor *mon, const QDict *qdict)
                    "pauses:", info->pauses->count,
                    info->pauses->total_us / 1000.0,
                    info->pauses->max_us / 1000.0);
+    print_incoming(mon, info->incoming);
     print_mapped(mon, info->mapped);
     print_ranges(mon, info->ranges);
     for (reason = info->reasons; reason; reason = reason->next) {

@@ -217,7 +217,7 @@ static void watch_tick(void *opaque)
     KVMPrefault *p = &kvm_prefault;
     int64_t now = now_ms();
 
-    if (runstate_is_running() && !p->dirty_logging) {
+    if (runstate_is_running() && !p->suspended) {
         if (p->state == KVM_PREFAULT_STATE_READY) {
             look(now);
         } else if (watch.lost && p->state == KVM_PREFAULT_STATE_PARTIAL) {

@@ -45,7 +45,11 @@ void kvm_prefault_kick_vcpus(void)
     CPUState *cpu;
 
     CPU_FOREACH(cpu) {
-        qemu_cpu_kick(cpu);
+        if (kvm_prefault_early()) {
+            kvm_prefault_queue_early(cpu);
+        } else {
+            qemu_cpu_kick(cpu);
+        }
     }
 }
 
@@ -260,8 +264,8 @@ static bool finish_chunk(CPUState *cpu, KVMPrefaultChunk *chunk, int ret,
 
 static bool interrupted(CPUState *cpu)
 {
-    return cpu->stop || cpu->unplug || cpu_is_stopped(cpu) ||
-           !cpu_work_list_empty(cpu);
+    return cpu->stop || cpu->unplug || !cpu_work_list_empty(cpu) ||
+           (cpu_is_stopped(cpu) && !kvm_prefault_early());
 }
 
 static uint64_t chunk_size(void)
@@ -332,7 +336,8 @@ static bool take_turn(CPUState *cpu)
     bool worked = false;
     int as_id;
 
-    if (p->host_stale || p->host_running || p->settling ||
+    if (p->state != KVM_PREFAULT_STATE_POPULATING ||
+        p->host_stale || p->host_running || p->settling ||
         p->inflight >= p->threads || method_must_wait()) {
         return false;
     }
@@ -357,7 +362,8 @@ bool kvm_prefault_vcpu_ready(CPUState *cpu)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    while (p->state == KVM_PREFAULT_STATE_POPULATING && !interrupted(cpu)) {
+    while ((p->hold || p->state == KVM_PREFAULT_STATE_POPULATING) &&
+           !interrupted(cpu)) {
         bool worked = take_turn(cpu);
 
         /* let the next kick send a signal again */
@@ -373,7 +379,22 @@ bool kvm_prefault_vcpu_ready(CPUState *cpu)
     if (p->nr_vcpus) {
         kvm_prefault_vcpu(cpu)->in_guest = !p->hold;
     }
+    if (!p->hold) {
+        kvm_prefault_arrival_entered();
+    }
     return !p->hold;
+}
+
+bool kvm_prefault_vcpu_early(CPUState *cpu)
+{
+    while (kvm_prefault_early() && !interrupted(cpu)) {
+        if (!take_turn(cpu)) {
+            return true;
+        }
+        /* let the next kick send a signal again */
+        qatomic_set_mb(&cpu->thread_kicked, false);
+    }
+    return !kvm_prefault_early();
 }
 
 void kvm_prefault_inline(CPUState *cpu)

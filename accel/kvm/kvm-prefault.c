@@ -72,7 +72,7 @@ static bool may_refuse_start(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    return !p->first_pass_done && p->hold && !p->pausing &&
+    return !p->first_pass_done && p->config.wait && p->hold && !p->pausing &&
            (!p->incoming || runstate_check(RUN_STATE_INMIGRATE));
 }
 
@@ -186,7 +186,7 @@ static bool start_host_step(void)
 {
     KVMPrefault *p = &kvm_prefault;
     bool idle = kvm_prefault_ranges_idle(&p->ranges);
-    bool populate = p->host_stale && !is_one_pass();
+    bool populate = p->host_stale && (p->split || !is_one_pass());
     bool lock = p->lock_stale && (populate || idle || !p->tdp_on);
 
     p->host_stale = false;
@@ -281,13 +281,15 @@ void kvm_prefault_host_done(Error *err)
 }
 
 /*
- * Mapping a page of a logged slot for writing marks it dirty, so that there is
- * nothing to be done until dirty logging ends.
+ * Mapping a page of a logged slot for writing marks it dirty, and one of a
+ * background snapshot waits until it is saved, so that there is nothing to be
+ * done until that ends.
  */
 static void postpone(void)
 {
     kvm_prefault_reason(kvm_prefault.pass_reasons,
-                        "postponed until dirty logging (migration) ends");
+                        "pages are write-protected until dirty logging "
+                        "(migration) or a background snapshot ends");
     timer_del(kvm_prefault.timer);
     kvm_prefault_settle_cancel();
     set_state(kvm_prefault.tdp_on ? KVM_PREFAULT_STATE_PARTIAL
@@ -337,6 +339,23 @@ void kvm_prefault_request_devices(void)
     kvm_prefault_work_done();
 }
 
+/* The guest cannot execute anything before vCPUs have been resumed */
+static bool guest_is_stopped(void)
+{
+    CPUState *cpu;
+
+    if (!runstate_is_running()) {
+        return true;
+    }
+    /* about to run: dirty logging ends on a change of the VM's state */
+    CPU_FOREACH(cpu) {
+        if (!cpu->stopped) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void kvm_prefault_request(KVMPrefaultCause cause)
 {
     KVMPrefault *p = &kvm_prefault;
@@ -345,7 +364,7 @@ void kvm_prefault_request(KVMPrefaultCause cause)
                         cause == KVM_PREFAULT_CAUSE_WAKEUP;
 
     p->causes[cause]++;
-    if (p->dirty_logging) {
+    if (p->suspended) {
         postpone();
         return;
     }
@@ -355,7 +374,8 @@ void kvm_prefault_request(KVMPrefaultCause cause)
     if (cause != KVM_PREFAULT_CAUSE_SLOTS) {
         invalidate(cause, before_start);
     }
-    if (p->config.wait && (before_start || !runstate_is_running())) {
+    if ((p->config.wait && (before_start || guest_is_stopped())) ||
+        kvm_prefault_early()) {
         kvm_prefault_hold();
     }
     set_state(KVM_PREFAULT_STATE_POPULATING);
@@ -363,17 +383,32 @@ void kvm_prefault_request(KVMPrefaultCause cause)
     kvm_prefault_work_done();
 }
 
-void kvm_prefault_suspend(void)
+void kvm_prefault_suspend(KVMPrefaultSuspend why)
+{
+    KVMPrefault *p = &kvm_prefault;
+    bool already = p->suspended;
+
+    p->suspended |= why;
+    if (already) {
+        return;
+    }
+    kvm_prefault_drain();
+    if (p->state == KVM_PREFAULT_STATE_POPULATING ||
+        p->state == KVM_PREFAULT_STATE_READY) {
+        postpone();
+    }
+}
+
+void kvm_prefault_resume(KVMPrefaultSuspend why)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    if (p->dirty_logging) {
+    if (!(p->suspended & why)) {
         return;
     }
-    p->dirty_logging = true;
-    kvm_prefault_drain();
-    if (p->state == KVM_PREFAULT_STATE_POPULATING) {
-        postpone();
+    p->suspended &= ~why;
+    if (!p->suspended) {
+        kvm_prefault_request(KVM_PREFAULT_CAUSE_DIRTY_LOG);
     }
 }
 
@@ -391,6 +426,10 @@ void kvm_prefault_reset(void)
         p->incoming = runstate_check(RUN_STATE_INMIGRATE);
     } else if (runstate_check(RUN_STATE_SUSPENDED)) {
         cause = KVM_PREFAULT_CAUSE_WAKEUP;
+    }
+    if (runstate_check(RUN_STATE_INMIGRATE) ||
+        runstate_check(RUN_STATE_RESTORE_VM)) {
+        kvm_prefault_expect_arrival();
     }
     kvm_prefault_request(cause);
 }

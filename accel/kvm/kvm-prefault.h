@@ -38,8 +38,15 @@ typedef enum KVMPrefaultCause {
     KVM_PREFAULT_CAUSE_COMMAND,
     KVM_PREFAULT_CAUSE_MTRR,
     KVM_PREFAULT_CAUSE_LOST,
+    KVM_PREFAULT_CAUSE_INCOMING,
     KVM_PREFAULT_CAUSE__MAX,
 } KVMPrefaultCause;
+
+/* What keeps us from touching the tables, one bit each */
+typedef enum KVMPrefaultSuspend {
+    KVM_PREFAULT_SUSPEND_LOG = 1,       /* dirty logging */
+    KVM_PREFAULT_SUSPEND_SNAPSHOT = 2,  /* a background snapshot */
+} KVMPrefaultSuspend;
 
 /* What the user asked for */
 typedef struct KVMPrefaultConfig {
@@ -86,6 +93,8 @@ typedef struct KVMPrefaultVCPU {
     int64_t stalled_us;
     /* kicked for a turn of work beside the guest, and has not come yet */
     bool turn_asked;
+    /* queued for work while it is stopped, see kvm_prefault_early() */
+    bool early_queued;
     /* may execute the guest's instructions at any time */
     bool in_guest;
 } KVMPrefaultVCPU;
@@ -134,9 +143,10 @@ typedef struct KVMPrefault {
     int64_t hold_start_us;      /* since when the guest is kept waiting, or 0 */
     KVMPrefaultPauses pauses;
     unsigned sessions;          /* vCPUs whose state is that of method vcpu */
-    bool dirty_logging;
+    unsigned suspended;         /* KVMPrefaultSuspend */
     bool host_stale;            /* host pages are to be populated */
     bool lock_stale;            /* ... and locked */
+    bool split;                 /* ... but huge ones put together before */
     bool host_running;          /* one of the two is being done */
     uint64_t pass;
     uint64_t passes_done;
@@ -191,9 +201,14 @@ void kvm_prefault_request_devices(void);
 void kvm_prefault_lost(const char *reason);
 
 /**
- * kvm_prefault_suspend: dirty logging has begun, do not touch the tables
+ * kvm_prefault_suspend: do not touch the tables
  */
-void kvm_prefault_suspend(void);
+void kvm_prefault_suspend(KVMPrefaultSuspend why);
+
+/**
+ * kvm_prefault_resume: that reason has gone; if it was the last, populate
+ */
+void kvm_prefault_resume(KVMPrefaultSuspend why);
 
 /**
  * kvm_prefault_host_done: the host pages of all backends are populated
@@ -227,6 +242,14 @@ void kvm_prefault_reason(GPtrArray *reasons, const char *fmt, ...)
 KVMPrefaultVCPU *kvm_prefault_vcpu(CPUState *cpu);
 
 /* kvm-prefault-worker.c */
+
+/**
+ * kvm_prefault_vcpu_early: do @cpu's share of a pass while it is stopped
+ *
+ * Context: the vCPU's own thread, as queued work, BQL held.
+ * Returns: false if it was interrupted and had better be asked again.
+ */
+bool kvm_prefault_vcpu_early(CPUState *cpu);
 
 /**
  * kvm_prefault_kick_vcpus: have all vCPUs look for work
@@ -379,6 +402,48 @@ void kvm_prefault_settle(void);
  */
 void kvm_prefault_settle_cancel(void);
 
+/* kvm-prefault-migration.c */
+
+/**
+ * kvm_prefault_migration_init: follow migrations and the state of the VM
+ */
+void kvm_prefault_migration_init(void);
+
+/**
+ * kvm_prefault_early: whether stopped vCPUs populate
+ *
+ * Returns: true from the start of the destination of a migration until the
+ * guest may run there.
+ */
+bool kvm_prefault_early(void);
+
+/**
+ * kvm_prefault_queue_early: have @cpu, which is stopped, look for work
+ */
+void kvm_prefault_queue_early(CPUState *cpu);
+
+/**
+ * kvm_prefault_expect_arrival: the guest that runs next comes from elsewhere
+ */
+void kvm_prefault_expect_arrival(void);
+
+/**
+ * kvm_prefault_arrival_held: the guest that runs next has to wait for a pass
+ */
+void kvm_prefault_arrival_held(void);
+
+/**
+ * kvm_prefault_arrival_entered: the first vCPU is about to enter the guest
+ */
+void kvm_prefault_arrival_entered(void);
+
+/**
+ * kvm_prefault_query_incoming: what the arrival of the guest has cost
+ *
+ * Returns: NULL if the guest has been started here.
+ */
+KvmPrefaultIncoming *kvm_prefault_query_incoming(void);
+
 /* kvm-prefault-host.c */
 
 /**
@@ -416,7 +481,8 @@ bool kvm_prefault_memlock_limit(uint64_t *limit);
 
 /**
  * kvm_prefault_host_start: work on host pages in a thread
- * @populate: allocate them for writing
+ * @populate: allocate them for writing; if huge pages were split, put those
+ *     together again
  * @lock: lock them, which allocates what is missing, and with
  *     'pin-ram=longterm' pin them
  *

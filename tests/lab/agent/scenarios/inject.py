@@ -81,6 +81,11 @@ def fails_later(context: Context) -> dict[str, Any]:
 
 @scenario
 def fails_after_migration(context: Context) -> dict[str, Any]:
-    """The destination's pass fails after the guest has arrived."""
+    """The destination loses what it has mapped, and its pass fails then."""
     failure = Failure(context, on=False)
-    return migrate(context, before_cont=lambda: failure.set(True))
+
+    def fail(guest: Guest) -> None:
+        failure.set(True)
+        guest.qmp.command("kvm-prefault")
+        guest.wait_prefault(("partial",))
+    return migrate(context, before_cont=fail)

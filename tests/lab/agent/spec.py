@@ -7,7 +7,8 @@ from typing import Any
 
 from .mtrrlab import ZAPS
 
-CONFIGS = ("stock", "prealloc", "prefault", "always-writable")
+# "stock" is the fork that was not asked for anything, "upstream" the unchanged QEMU.
+CONFIGS = ("stock", "prealloc", "prefault", "always-writable", "upstream")
 BACKENDS = ("ram", "memfd", "file", "hugetlb")
 
 
@@ -80,6 +81,7 @@ class Paths:
     """Where the pieces lie on the host that runs the guests."""
 
     qemu: str
+    qemu_upstream: str
     qemu_img: str
     firmware: str
     ovmf_code: str
@@ -154,9 +156,9 @@ def append_line(spec: Spec) -> str:
 
 
 def command_line(spec: Spec, paths: Paths, work: Path) -> list[str]:
-    """The fork's argv; sockets and RAM files lie in work."""
+    """QEMU's argv; sockets and RAM files lie in work."""
     return [
-        paths.qemu, "-L", paths.firmware, "-nodefaults", "-vga", "none",
+        paths.qemu_upstream if spec.config == "upstream" else paths.qemu, "-L", paths.firmware, "-nodefaults", "-vga", "none",
         "-display", "none", "-no-user-config", "-no-reboot",
         *machine_args(spec), *accel_args(spec), *memory_args(spec, work),
         *firmware_args(spec, paths, work),

@@ -37,14 +37,20 @@ def machine_for(runs: list[Run]) -> Machine:
     return Machine(cpus=max(run.get("host_cpus", 1) for run in runs),
                    mem_mib=LARGE_HOST_MEM_MIB if large else HOST_MEM_MIB,
                    append=append.strip(), kvm=kvm,
-                   kernel=runs[0].get("kernel", DEFAULT_KERNEL), lab=runs[0].get("lab", ""))
+                   kernel=runs[0].get("kernel", DEFAULT_KERNEL), lab=runs[0].get("lab", ""),
+                   upstream=any(_needs_upstream(run) for run in runs))
+
+
+def _needs_upstream(run: Run) -> bool:
+    """One side of a migration is the unchanged QEMU."""
+    return "upstream" in (run.get("config"), run.get("options", {}).get("to"))
 
 
 def _kind(run: Run) -> tuple[Any, ...]:
     """Runs that differ in this cannot share a host."""
     machine = machine_for([run])
     return (machine.cpus, machine.mem_mib, machine.append, machine.kvm, machine.kernel,
-            machine.lab,
+            machine.lab, machine.upstream,
             tuple(sorted(run.get("kvm_parameters", {}).items())))
 
 

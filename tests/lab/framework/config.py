@@ -36,6 +36,11 @@ class Config:
     verbose: bool = True
 
     @property
+    def qemu_upstream(self) -> Path:
+        """The unchanged QEMU of 'make stock'."""
+        return self.build / "qemu-stock" / "qemu-system-x86_64"
+
+    @property
     def work(self) -> Path:
         return self.build / "lab"
 

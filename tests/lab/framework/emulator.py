@@ -17,7 +17,10 @@ APPEND = "console=ttyS0 panic=-1 quiet loglevel=4 nokaslr audit=0 no_timer_check
 
 @dataclass
 class Machine:
-    """The emulated host: size, additions to its kernel command line, kernel, whose KVM."""
+    """The emulated host: size, additions to its kernel command line, kernel, whose KVM.
+
+    With upstream, it has the unchanged QEMU beside the fork.
+    """
 
     cpus: int = 1
     mem_mib: int = 3072
@@ -25,6 +28,7 @@ class Machine:
     kvm: str = "stock"
     kernel: str = DEFAULT_KERNEL
     lab: str = ""
+    upstream: bool = False
 
 
 class Emulator(ABC):

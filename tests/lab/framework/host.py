@@ -144,12 +144,14 @@ class EmulatedHost:
         self.config = config
         self.machine = machine or Machine()
         self.lab = self.machine.lab or config.lab
-        self._image = initramfs.HostImage(config, self.machine.kvm, self.machine.kernel)
+        self._image = initramfs.HostImage(config, self.machine.kvm, self.machine.kernel,
+                                           self.machine.upstream)
         self._emulator = EMULATORS[self.lab](config, packages.rom_directories(config))
 
     def paths(self) -> dict[str, str]:
-        return {"qemu": "/lab/qemu", "qemu_img": "/lab/qemu-img",
-                "firmware": "/lab/firmware", "ovmf_code": "/lab/firmware/OVMF_CODE",
+        return {"qemu": "/lab/qemu", "qemu_upstream": "/lab/qemu-upstream",
+                "qemu_img": "/lab/qemu-img", "firmware": "/lab/firmware",
+                "ovmf_code": "/lab/firmware/OVMF_CODE",
                 "ovmf_vars": "/lab/firmware/OVMF_VARS", "kernel": "/lab/kernel",
                 "initrd": "/lab/guest.cpio", "work": "/tmp/lab"}
 
@@ -271,7 +273,8 @@ class ThisHost:
         for name, path in initramfs.firmware(config).items():
             (roms / name).symlink_to(path)
         ovmf = initramfs.ovmf()
-        return {"qemu": str(config.qemu), "qemu_img": str(config.qemu_img),
+        return {"qemu": str(config.qemu), "qemu_upstream": str(config.qemu_upstream),
+                "qemu_img": str(config.qemu_img),
                 "firmware": str(roms), "ovmf_code": str(ovmf["OVMF_CODE"]),
                 "ovmf_vars": str(ovmf["OVMF_VARS"]),
                 "kernel": str(packages.kernel(config).image),

@@ -150,8 +150,10 @@ def stripped(config: Config, binary: Path) -> Path:
 class HostImage:
     """The emulated host's initramfs; rebuilt only when an input changed."""
 
-    def __init__(self, config: Config, kvm: str = "stock", series: str = DEFAULT_KERNEL):
+    def __init__(self, config: Config, kvm: str = "stock", series: str = DEFAULT_KERNEL,
+                 upstream: bool = False):
         self._config = config
+        self._upstream = upstream
         self._patched: dict[str, Path] = {}
         self.kernel: packages.Kernel | debugkernel.DebugKernel
         # Guests are not what is debugged.
@@ -164,7 +166,8 @@ class HostImage:
             self.kernel = packages.kernel(config, series)
         self._lab_module = modules.lab_module(config, series, kvm)
         # Not "qemu" alone: an image per build, so that none replaces another's.
-        self.path = config.work / f"host-{series}-{kvm}-{config.qemu.parent.name}.cpio"
+        name = config.qemu.parent.name + ("-and-upstream" if upstream else "")
+        self.path = config.work / f"host-{series}-{kvm}-{name}.cpio"
         self._files: dict[str, Path] = {}
 
     def build(self) -> Path:
@@ -182,6 +185,10 @@ class HostImage:
         config = self._config
         binaries = [config.qemu]
         self._files = {"/lab/qemu": stripped(config, config.qemu)}
+        if self._upstream:
+            if not config.qemu_upstream.exists():
+                raise LabError("the unchanged QEMU has not been built: run 'make stock'")
+            self._files["/lab/qemu-upstream"] = stripped(config, config.qemu_upstream)
         if config.qemu_img.exists():
             self._files["/lab/qemu-img"] = stripped(config, config.qemu_img)
             binaries.append(config.qemu_img)
@@ -243,6 +250,8 @@ class HostImage:
             cpio.file(name, Path(source))
         binaries = [Path(name) for name in found["binaries"]]
         cpio.symlink("/usr/bin/python3", binaries[0].name)
+        if self._upstream:
+            binaries.append(self._config.qemu_upstream)
         needed = libraries([*binaries, self._config.qemu,
                             *(p for p in [self._config.qemu_img] if p.exists())])
         for path in [*binaries, *sorted(needed)]:

@@ -172,7 +172,9 @@ class LabTest(Test):
         if not self.shared_file or not outcomes:
             return
         found = [{"event": step["event"], "machine": row["machine"],
-                  "ram_faults": step["ram_faults"], "note": f"{row['name']}: {row['config']}"}
+                  "ram_faults": step["ram_faults"],
+                  "note": ": ".join(filter(None, (row["name"], row["config"],
+                                                  step.get("note"))))}
                  for row in rows.values() for step in row.get("events", [])]
         results.merge(self.setup.results / self.shared_file, outcomes[0].host, found,
                       ("event", "machine", "note"))

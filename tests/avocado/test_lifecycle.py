@@ -2,6 +2,7 @@
 """No RAM fault after anything that drops mappings in a guest's life."""
 
 from labtest import LabTest
+from migrationchecks import PHASES, STOPPED_PHASES, MigrationTest
 
 
 class Lifecycle(LabTest):
@@ -49,43 +50,51 @@ class Lifecycle(LabTest):
         self.assertGreater(steps["system_reset"], 100)
 
 
-class Migration(LabTest):
+class Migration(MigrationTest):
     """
     :avocado: enable
     """
 
     group = "migration"
-    shared_file = "lifecycle.json"
-
-    def check_last(self, name: str, events: tuple[str, ...]) -> None:
-        """Dirty logging faults by design; what follows it must not."""
-        row = self.row(name)
-        self.assertTrue(row["booted"], f"{name}: did not power off properly")
-        steps = {step["event"]: step["ram_faults"] for step in row["events"]}
-        for event in events:
-            samples = "\n".join(row.get("fault_samples", []))
-            self.assertEqual(steps[event], 0, f"{name}: {event}: {steps}\n{samples}")
-        self.check_ready(row["query"])
 
     def test_snapshot(self):
-        """loadvm: memory is as it was and mapped again before the guest goes on."""
-        self.check_last("snapshot-pc", ("boot", "loadvm"))
+        """savevm and loadvm: memory is as it was and mapped again before the guest goes on."""
+        row = self.check_last("snapshot-pc", ("boot", "savevm", "loadvm"))
+        arrival = row["query"]["incoming"]
+        self.assertEqual((arrival["early-bytes"], arrival["late-bytes"]),
+                         (0, row["query"]["total-bytes"]))
 
     def test_incoming_pc(self):
         """Incoming migration, then cont."""
-        self.check_last("migrate-pc", ("boot", "incoming, cont"))
+        self.check_last("migrate-pc", ("boot",))
+        self.check_arrival("migrate-pc")
 
     def test_incoming_q35(self):
         """Incoming migration on q35, then cont."""
-        self.check_last("migrate-q35", ("boot", "incoming, cont"))
+        self.check_last("migrate-q35", ("boot",))
+        self.check_arrival("migrate-q35")
+
+    def test_incoming_live(self):
+        """Multifd through a socket into a guest that starts by itself, two vCPUs, 4 KiB pages."""
+        self.check_arrival("live-multifd-smp")
 
     def test_cancelled(self):
         """A cancelled migration ends dirty logging; mappings are writable again."""
         self.check_last("dirty_log-pc", ("boot", "after a cancelled migration"))
 
+    def test_source_fails(self):
+        """In each phase: mappings and page sizes are as before."""
+        steps = self.check_source("source-fails-pc", *PHASES)
+        for phase in STOPPED_PHASES:
+            self.assertIn(f"{phase}: before", steps, "the guest was not stopped in this phase")
+
+    def test_postcopy_refused(self):
+        """At the destination, by name and when the source asks for it."""
+        self.check_postcopy("postcopy-refused", "prefault=on")
+
     def test_from_stock(self):
         """A stream of a guest without prefault comes in and is populated."""
-        self.check_last("migrate-from-stock", ("incoming, cont",))
+        self.check_arrival("migrate-from-stock")
 
     def test_to_stock(self):
         """A stream of a prefault guest is accepted without it."""

@@ -72,10 +72,14 @@ class Guest:
                 self.argv, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
                 preexec_fn=self._user(), env={**os.environ, **self.env})
         if console:
-            self.console = self._connect("console", lambda path: Console(
-                path, self.work / "console.log"))
-            self.qmp = self._connect("qmp", lambda path: Qmp(path, self._qmp_log))
+            self.connect()
         return self
+
+    def connect(self) -> None:
+        """Wait until QEMU has made its sockets."""
+        self.console = self._connect("console", lambda path: Console(
+            path, self.work / "console.log"))
+        self.qmp = self._connect("qmp", lambda path: Qmp(path, self._qmp_log))
 
     def boot(self) -> Line:
         """Wait for the guest's user space and its first touch of memory."""

@@ -36,6 +36,7 @@ class Selftest:
     huge_mib: int = 0
     cpus: int = 1
     settings: dict[str, str] = field(default_factory=dict)
+    kvm_parameters: dict[str, str] = field(default_factory=dict)
 
     @property
     def argv(self) -> list[str]:
@@ -109,9 +110,29 @@ def _host_row(test: Selftest, outcome: host.Outcome) -> Row:
             "reason": row["reason"], "output": row["output"], "kernel_log": row["kernel_log"]}
 
 
+def by_parameters(tests: list[Selftest]) -> list[list[Selftest]]:
+    """Tests that want KVM's modules loaded alike share an emulated host."""
+    groups: dict[tuple[tuple[str, str], ...], list[Selftest]] = {}
+    for test in tests:
+        groups.setdefault(tuple(sorted(test.kvm_parameters.items())), []).append(test)
+    return list(groups.values())
+
+
 def run(config: Config, kernel: str, kvm: str, tests: list[Selftest],
-        listener: host.Listener) -> tuple[host.Outcome, list[Row]]:
-    """All tests on one emulated host; a test without a binary is a named skip."""
+        listener: host.Listener) -> tuple[list[host.Outcome], list[Row]]:
+    """All tests, on one emulated host for each way to load KVM's modules."""
+    outcomes, rows = [], []
+    for group in by_parameters(tests):
+        outcome, found = _run_group(config, kernel, kvm, group, listener)
+        outcomes.append(outcome)
+        rows += found
+    return outcomes, rows
+
+
+def _run_group(config: Config, kernel: str, kvm: str, tests: list[Selftest],
+               listener: host.Listener) -> tuple[host.Outcome, list[Row]]:
+    """On one emulated host; a test without a binary is a named skip."""
+    parameters = tests[0].kvm_parameters
     missing, bin_dir = unbuilt(config, kernel), directory(config, kernel) / "bin"
     reasons = {test.name: f"not built: {missing.get(test.binary, 'not in this kernel')}"
                for test in tests if not (bin_dir / test.binary).is_file()}
@@ -119,11 +140,11 @@ def run(config: Config, kernel: str, kvm: str, tests: list[Selftest],
                 for test in tests if test.cpus > HOST_CPUS}
     present = [test for test in tests if test.name not in reasons]
     image = Image(config, kernel, kvm, {test.binary: bin_dir / test.binary for test in present})
-    append = debugkernel.command_line({}) if kvm == "debug" else ""
+    append = debugkernel.command_line(parameters) if kvm == "debug" else ""
     machine = Machine(cpus=HOST_CPUS, mem_mib=HOST_MEM_MIB, append=append, kvm=kvm,
                       kernel=kernel)
     outcome = SelftestHost(config, machine, image).run(
-        {"runs": [test.run() for test in present], "kvm_parameters": {}}, listener)
+        {"runs": [test.run() for test in present], "kvm_parameters": parameters}, listener)
     rows = []
     for test in tests:
         why = reasons.get(test.name)
@@ -142,8 +163,8 @@ def run_all(config: Config, kernel: str, tests: list[Selftest],
     modules.patched(config, kernel)
     outcomes, rows = [], []
     for kvm in CONFIGS:
-        outcome, found = run(config, kernel, kvm, tests, listener)
-        outcomes.append(outcome)
+        ended, found = run(config, kernel, kvm, tests, listener)
+        outcomes += ended
         rows += found
     for row in rows:
         _keep_output(config, row)

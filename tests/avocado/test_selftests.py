@@ -50,6 +50,16 @@ class Selftests(LabTest):
         """Pre-fault and the deletion of its own or another slot both get on."""
         self.check_passes("pre_fault_delete_same", "pre_fault_delete_other")
 
+    def test_shadow_mmu(self):
+        """CR4, unsync page tables and limits of a guest without TDP."""
+        self.check_passes("mmu_cr4_pge", "mmu_pge_previous_roots", "mmu_unsync_parents",
+                          "mmu_sync_batch", "mmu_zap_accounting", "mmu_zap_pressure")
+
+    def test_flushes(self):
+        """One TLB flush per zap of 1 GiB; no vCPU uses what is gone."""
+        self.check_passes("mmu_unmap", "mmu_delete", "mmu_delete_slot_only", "mmu_log_end",
+                          "mmu_live_tables")
+
     def test_no_regression(self):
         """What passes with stock modules passes with patched ones; some tests do."""
         rows = list(self._rows.values())

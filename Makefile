@@ -5,8 +5,8 @@ root := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
-.PHONY: all setup boot bench-boot bench-cow bench-mtrr bench-populate bench selftests check check-full check-debug stock \
-    kvm-modules clean help
+.PHONY: all setup boot bench-boot bench-cow bench-mmu bench-mtrr bench-populate bench selftests check check-full \
+    check-debug stock kvm-modules clean help
 
 all: setup
 
@@ -16,6 +16,7 @@ help:
 	@echo '                  LAB=ept emulates EPT, slowly, with our KVM modules; KVM=stock|patched chooses'
 	@echo 'make bench-boot   the whole boot matrix, build/results/matrix.json'
 	@echo 'make bench-cow    pages read, then written, build/results/cow.json'
+	@echo 'make bench-mmu    flushes, zaps and syncs of the MMU, stock and patched modules, build/results/mmu.json'
 	@echo 'make bench-mtrr   zaps for guest MTRRs on Linux 6.1, build/results/mtrr.json, mtrr.svg'
 	@echo 'make bench-populate  seconds per GiB by each method, build/results/populate.json'
 	@echo 'make bench        all benchmarks'
@@ -49,6 +50,10 @@ bench-cow: setup
 	@$(root)/scripts/kvm-modules 6.12
 	@$(lab) cow $(if $(LAB),--lab $(LAB))
 
+bench-mmu: setup
+	@for kernel in 6.1 6.12; do $(root)/scripts/kvm-modules $$kernel && $(root)/scripts/kvm-selftests $$kernel || exit 1; done
+	@$(lab) mmu
+
 bench-mtrr: setup
 	@$(root)/scripts/kvm-lab-module 6.1
 	@$(lab) mtrr
@@ -56,7 +61,7 @@ bench-mtrr: setup
 bench-populate: setup
 	@$(lab) populate $(if $(LAB),--lab $(LAB))
 
-bench: bench-boot bench-cow bench-mtrr bench-populate
+bench: bench-boot bench-cow bench-mmu bench-mtrr bench-populate
 
 stock: setup
 	@$(root)/scripts/build stock

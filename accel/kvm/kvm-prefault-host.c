@@ -27,6 +27,7 @@
 #include "kvm-prefault.h"
 #include "kvm-prefault-hostmem.h"
 #include "kvm-prefault-pin.h"
+#include "kvm-prefault-populate.h"
 #include "trace.h"
 
 /* Linux 6.1; older headers lack it */
@@ -53,6 +54,7 @@ typedef struct HostPass {
     bool collapse;
     bool lock;
     bool pin;
+    bool threaded;
     Error *err;
 } HostPass;
 
@@ -61,7 +63,7 @@ static GHashTable *backends;
 
 /* The pass that has a thread, NULL if none has */
 static HostPass *running;
-static QemuThread host_thread;
+static pthread_t host_thread;
 static bool host_cancelled;
 static uint64_t host_populated, host_pinned;
 
@@ -225,8 +227,16 @@ static bool lock_step(const HostBlock *block, char *addr, uint64_t size,
 static bool populate_step(const HostBlock *block, char *addr, uint64_t size,
                           Error **errp)
 {
-    if (!qemu_prealloc_mem(block->fd, addr, size, block->threads,
-                           block->backend->prealloc_context, false, errp)) {
+    KVMPrefaultMemory memory = {
+        .fd = block->fd,
+        .addr = addr,
+        .size = size,
+        .page_size = block->page_size,
+        .threads = block->threads,
+        .context = block->backend->prealloc_context,
+    };
+
+    if (!kvm_prefault_populate(&memory, errp)) {
         error_prepend(errp, "populating memory backend '%s': ",
                       memory_region_name(&block->backend->mr));
         return false;
@@ -290,10 +300,10 @@ void kvm_prefault_host_release(void)
 
 static void host_join(void)
 {
-    if (running) {
-        qemu_thread_join(&host_thread);
-        running = NULL;
+    if (running && running->threaded) {
+        pthread_join(host_thread, NULL);
     }
+    running = NULL;
 }
 
 static void host_done_bh(void *opaque)
@@ -383,6 +393,7 @@ void kvm_prefault_host_start(bool populate, bool lock)
 {
     HostPass *pass = g_new0(HostPass, 1);
     unsigned i;
+    int ret;
 
     if (!shutdown_notifier.node.le_prev) {
         qemu_register_shutdown_notifier(&shutdown_notifier);
@@ -403,9 +414,15 @@ void kvm_prefault_host_start(bool populate, bool lock)
     if (lock) {
         qatomic_set(&host_pinned, 0);
     }
-    qemu_thread_create(&host_thread, "kvm-prefault", host_thread_fn, pass,
-                       QEMU_THREAD_JOINABLE);
     running = pass;
+    ret = kvm_prefault_thread_create(&host_thread, "kvm-prefault",
+                                     host_thread_fn, pass);
+    pass->threaded = ret == 0;
+    if (ret < 0) {
+        error_setg_errno(&pass->err, -ret, "no thread for host memory could "
+                         "be created (see ulimit -u, TasksMax=)");
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), host_done_bh, pass);
+    }
 }
 
 void kvm_prefault_host_progress(uint64_t *populated, uint64_t *pinned)

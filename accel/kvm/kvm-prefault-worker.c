@@ -31,8 +31,9 @@
 /* An ioctl that takes longer than this is interrupted and taken up again */
 #define IOCTL_SLOW_US (2 * G_USEC_PER_SEC)
 
-/* Time without any progress after which a piece of work is given up */
+/* Time or calls without any progress after which work is given up */
 #define STALLED_MAX_US (10 * G_USEC_PER_SEC)
+#define STALLED_MAX_CALLS 300
 
 /* Interrupted calls without progress that are repeated with the BQL held */
 #define INLINE_RETRIES 100
@@ -142,6 +143,22 @@ static bool is_retry(int ret)
     return ret == -EINTR || ret == -EAGAIN;
 }
 
+/* Whether @v has been interrupted without any progress for too long */
+static bool is_stalled(KVMPrefaultVCPU *v, uint64_t done, int64_t us)
+{
+    if (done || v->stalled_pass_us != kvm_prefault.requested_us) {
+        v->stalled_pass_us = kvm_prefault.requested_us;
+        v->stalled_us = v->stalled_calls = 0;
+    }
+    if (done) {
+        return false;
+    }
+    v->stalled_us += us;
+    v->stalled_calls++;
+    return v->stalled_us >= STALLED_MAX_US ||
+           v->stalled_calls >= STALLED_MAX_CALLS;
+}
+
 /*
  * Called with the BQL held, which is dropped meanwhile.  Returns what
  * kvm_prefault_method_map() does, but -ETIMEDOUT once calls have been
@@ -159,11 +176,7 @@ static int map_unlocked(CPUState *cpu, const KVMPrefaultSession *session,
     us = kvm_prefault_ioctl_end(v);
     kvm_prefault.turn_us = MAX(kvm_prefault.turn_us, us);
 
-    v->stalled_us = *done ? 0 : v->stalled_us + us;
-    if (is_retry(ret) && v->stalled_us >= STALLED_MAX_US) {
-        return -ETIMEDOUT;
-    }
-    return ret;
+    return is_stalled(v, *done, us) && is_retry(ret) ? -ETIMEDOUT : ret;
 }
 
 static int map_locked(CPUState *cpu, const KVMPrefaultSession *session,
@@ -423,4 +436,5 @@ void kvm_prefault_inline(CPUState *cpu)
         }
         kvm_prefault_method_leave(cpu, &session);
     }
+    kvm_prefault_inline_done();
 }

@@ -154,7 +154,7 @@ static void finish_pass(void)
 }
 
 /* Give up what is left to do; the reasons say why */
-static void abandon_pass(void)
+static void abandon_work(void)
 {
     KVMPrefaultRanges *r = &kvm_prefault.ranges;
     KVMPrefaultChunk *chunk;
@@ -208,7 +208,7 @@ void kvm_prefault_advance(void)
         return;
     }
     if (!p->tdp_on) {
-        abandon_pass();
+        abandon_work();
     }
     if (kvm_prefault_ranges_idle(&p->ranges)) {
         finish_pass();
@@ -261,6 +261,22 @@ void kvm_prefault_work_done(void)
     aio_bh_schedule_oneshot(qemu_get_aio_context(), advance_bh, NULL);
 }
 
+void kvm_prefault_abandon(void)
+{
+    abandon_work();
+    kvm_prefault_work_done();
+}
+
+void kvm_prefault_inline_done(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (p->state == KVM_PREFAULT_STATE_READY && p->pass_reasons->len) {
+        warn_incomplete();
+        set_state(KVM_PREFAULT_STATE_PARTIAL);
+    }
+}
+
 void kvm_prefault_host_done(Error *err)
 {
     KVMPrefault *p = &kvm_prefault;
@@ -274,7 +290,7 @@ void kvm_prefault_host_done(Error *err)
          * write would fault twice: worse than not populating at all.
          */
         if (!p->host_stale) {
-            abandon_pass();
+            abandon_work();
         }
     }
     kvm_prefault_advance();
@@ -320,6 +336,11 @@ static void begin_pass(KVMPrefaultCause cause)
 
     if (p->state != KVM_PREFAULT_STATE_POPULATING) {
         p->requested_us = g_get_monotonic_time();
+    }
+    if (cause != KVM_PREFAULT_CAUSE_SLOTS ||
+        (p->state != KVM_PREFAULT_STATE_POPULATING &&
+         p->state != KVM_PREFAULT_STATE_PARTIAL)) {
+        /* what has failed is done again, or there is nothing of the kind */
         g_ptr_array_set_size(p->pass_reasons, 0);
         p->failed_as = 0;
     }

@@ -89,8 +89,11 @@ typedef struct KVMPrefaultVCPU {
     unsigned unable;
     /* start of the ioctl in progress in microseconds, 0 if none */
     int64_t ioctl_start_us;
-    /* time spent in ioctls that were interrupted and mapped nothing */
+    /* ioctls that were interrupted and mapped nothing: time spent, number */
     int64_t stalled_us;
+    unsigned stalled_calls;
+    /* ... in the pass that was first requested then */
+    int64_t stalled_pass_us;
     /* kicked for a turn of work beside the guest, and has not come yet */
     bool turn_asked;
     /* queued for work while it is stopped, see kvm_prefault_early() */
@@ -231,6 +234,20 @@ void kvm_prefault_advance(void);
 void kvm_prefault_work_done(void);
 
 /**
+ * kvm_prefault_abandon: give up all work that is left; a reason has been given
+ *
+ * Context: any thread with the BQL held.
+ */
+void kvm_prefault_abandon(void);
+
+/**
+ * kvm_prefault_inline_done: a vCPU has done work outside of a pass
+ *
+ * What it has failed to do makes the state partial.
+ */
+void kvm_prefault_inline_done(void);
+
+/**
  * kvm_prefault_reason: remember why something was not done
  */
 void kvm_prefault_reason(GPtrArray *reasons, const char *fmt, ...)
@@ -295,6 +312,24 @@ void kvm_prefault_watchdog(void);
  * kvm_prefault_inline: do all work now, on the calling vCPU's thread
  */
 void kvm_prefault_inline(CPUState *cpu);
+
+/* kvm-prefault-giveback.c */
+
+/**
+ * kvm_prefault_set_state: a KVM_SET_* ioctl, repeated if it is interrupted
+ *
+ * Returns: 0 or -errno.
+ */
+int kvm_prefault_set_state(CPUState *cpu, unsigned long request, void *state);
+
+/**
+ * kvm_prefault_vcpu_lost: @cpu could not be given its own state back
+ * @ret: -errno of KVM
+ *
+ * Stops the guest, which has to be reset, and ends the pass.
+ * Context: the vCPU's own thread, BQL held.
+ */
+void kvm_prefault_vcpu_lost(CPUState *cpu, int ret);
 
 /* kvm-prefault-method.c */
 

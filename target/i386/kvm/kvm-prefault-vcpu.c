@@ -247,6 +247,25 @@ static struct kvm_sregs2 stub_sregs(const KVMPrefaultSaved *s)
     return sregs;
 }
 
+typedef struct StateWrite {
+    unsigned long request;
+    void *data;
+} StateWrite;
+
+/* All of them, whatever becomes of one.  Returns: 0 or the first -errno. */
+static int write_all(CPUState *cpu, const StateWrite *writes, int count)
+{
+    int i, result = 0;
+
+    for (i = 0; i < count; i++) {
+        int ret = kvm_prefault_set_state(cpu, writes[i].request,
+                                         writes[i].data);
+
+        result = result ?: ret;
+    }
+    return result;
+}
+
 static int put_stub_state(CPUState *cpu, const KVMPrefaultSaved *s)
 {
     struct kvm_mp_state mp_state = { .mp_state = KVM_MP_STATE_RUNNABLE };
@@ -254,20 +273,15 @@ static int put_stub_state(CPUState *cpu, const KVMPrefaultSaved *s)
     struct kvm_sregs2 sregs = stub_sregs(s);
     struct kvm_debugregs debugregs = { .dr6 = DR6_FIXED_1,
                                        .dr7 = DR7_FIXED_1 };
-    int ret;
+    const StateWrite writes[] = {
+        /* KVM refuses SMM to a vCPU that waits for SIPI */
+        { KVM_SET_MP_STATE, &mp_state },
+        { KVM_SET_VCPU_EVENTS, &events },
+        { KVM_SET_SREGS2, &sregs },
+        { KVM_SET_DEBUGREGS, &debugregs },
+    };
 
-    /* KVM refuses SMM to a vCPU that waits for SIPI */
-    ret = kvm_vcpu_ioctl(cpu, KVM_SET_MP_STATE, &mp_state);
-    if (ret == 0) {
-        ret = kvm_vcpu_ioctl(cpu, KVM_SET_VCPU_EVENTS, &events);
-    }
-    if (ret == 0) {
-        ret = kvm_vcpu_ioctl(cpu, KVM_SET_SREGS2, &sregs);
-    }
-    if (ret == 0) {
-        ret = kvm_vcpu_ioctl(cpu, KVM_SET_DEBUGREGS, &debugregs);
-    }
-    return ret;
+    return write_all(cpu, writes, ARRAY_SIZE(writes));
 }
 
 /*
@@ -277,18 +291,19 @@ static int put_stub_state(CPUState *cpu, const KVMPrefaultSaved *s)
 static void restore_state(CPUState *cpu, KVMPrefaultSaved *s)
 {
     struct kvm_vcpu_events events = restored_events(s);
-    int ret;
+    const StateWrite writes[] = {
+        { KVM_SET_REGS, &s->regs },
+        { KVM_SET_VCPU_EVENTS, &events },
+        { KVM_SET_SREGS2, &s->sregs },
+        { KVM_SET_DEBUGREGS, &s->debugregs },
+        { KVM_SET_LAPIC, &s->lapic },
+    };
+    int ret = write_all(cpu, writes, ARRAY_SIZE(writes) - !s->lost);
+    int last = kvm_prefault_set_state(cpu, KVM_SET_MP_STATE, &s->mp_state);
 
-    ret = kvm_vcpu_ioctl(cpu, KVM_SET_REGS, &s->regs);
-    ret |= kvm_vcpu_ioctl(cpu, KVM_SET_VCPU_EVENTS, &events);
-    ret |= kvm_vcpu_ioctl(cpu, KVM_SET_SREGS2, &s->sregs);
-    ret |= kvm_vcpu_ioctl(cpu, KVM_SET_DEBUGREGS, &s->debugregs);
-    if (s->lost) {
-        ret |= kvm_vcpu_ioctl(cpu, KVM_SET_LAPIC, &s->lapic);
+    if (ret < 0 || last < 0) {
+        kvm_prefault_vcpu_lost(cpu, ret ?: last);
     }
-    ret |= kvm_vcpu_ioctl(cpu, KVM_SET_MP_STATE, &s->mp_state);
-    /* the very state that KVM itself reported: it cannot be refused */
-    assert(ret == 0);
     restart_counters(cpu, s);
 }
 

@@ -92,7 +92,7 @@ static int set_smm(CPUState *cpu, const struct kvm_vcpu_events *events,
     set.smi.smm = smm;
     set.flags = KVM_VCPUEVENT_VALID_SMM |
                 (events->flags & KVM_VCPUEVENT_VALID_PAYLOAD);
-    return kvm_vcpu_ioctl(cpu, KVM_SET_VCPU_EVENTS, &set);
+    return kvm_prefault_set_state(cpu, KVM_SET_VCPU_EVENTS, &set);
 }
 
 int kvm_arch_prefault_enter_as(CPUState *cpu, int as_id,
@@ -126,8 +126,9 @@ void kvm_arch_prefault_leave_as(CPUState *cpu,
     if (mode->changed) {
         int ret = set_smm(cpu, &mode->events, mode->events.smi.smm);
 
-        /* the very state that KVM itself reported: it cannot be refused */
-        assert(ret == 0);
+        if (ret < 0) {
+            kvm_prefault_vcpu_lost(cpu, ret);
+        }
     }
 }
 

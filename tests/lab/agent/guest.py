@@ -81,6 +81,10 @@ class Guest:
             path, self.work / "console.log"))
         self.qmp = self._connect("qmp", lambda path: Qmp(path, self._qmp_log))
 
+    def renew_deadline(self) -> None:
+        """The run's time starts again, for a guest that is used more than once."""
+        self._deadline = time.monotonic() + self.spec.timeout
+
     def boot(self) -> Line:
         """Wait for the guest's user space and its first touch of memory."""
         self.console.expect("boot", self.left)

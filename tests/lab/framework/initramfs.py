@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Iterable
 
-from . import debugkernel, modules, packages
+from . import debugkernel, faults, modules, packages
 from .config import DEFAULT_KERNEL, LAB, SOURCE, SYSTEM_PYTHON, Config, LabError
 from .cpio import Cpio
 
@@ -20,7 +20,7 @@ KVM_VENDORS = ("kvm_amd", "kvm_intel")
 OTHER_MODULES = ["msr"]
 ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot.bin", "linuxboot_dma.bin",
         "multiboot.bin", "multiboot_dma.bin", "pvh.bin", "vgabios-stdvga.bin"]
-SHIMS = ("failing-ioctl", "state-compare")
+SHIMS = ("fail-call", "state-compare")
 OVMF = Path("/usr/share/OVMF")
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ["sh", "mount", "mkdir", "poweroff", "dmesg", "insmod", "cat", "ls"]
@@ -81,7 +81,8 @@ def build_guest_init(config: Config) -> Path:
 
 def build_shim(config: Config, name: str) -> Path:
     """A library to be preloaded into QEMU."""
-    return compiled(LAB / "host" / f"{name}.c", config.work / f"{name}.so", "-shared", "-fPIC")
+    return compiled(LAB / "host" / f"{name}.c", config.work / f"{name}.so", "-shared", "-fPIC",
+                    "-static-libgcc")
 
 
 def build_mtrr(config: Config) -> Path:
@@ -198,6 +199,7 @@ class HostImage:
         self._files["/lab/guest.cpio"] = build_guest(config)
         for name in SHIMS:
             self._files[f"/lab/{name}.so"] = build_shim(config, name)
+        self._files["/lab/fail-call.functions"] = faults.functions_file(config)
         if self._lab_module:
             self._files["/lab/modules/mtrr-lab.ko"] = self._lab_module
             self._files["/lab/mtrr"] = build_mtrr(config)

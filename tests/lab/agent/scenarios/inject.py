@@ -1,33 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """KVM_PRE_FAULT_MEMORY that fails half-way: what QEMU makes of it, and when.
 
-host/failing-ioctl.c lets it fail as long as a file exists.
+host/fail-call.c lets it fail at 128 MiB, as it does when KVM runs out of memory.
 """
 
 from pathlib import Path
 from typing import Any
 
+from ..faultplan import Plan
 from ..guest import Guest
 from . import Context, Steps, prefault_facts, scenario
 from .hostside import refused
 from .migrate import migrate
 
-SHIM = "/lab/failing-ioctl.so"
+FROM_MIB = 128
 
 
 class Failure:
     """The switch; guests started under it see the failure while it is on."""
 
     def __init__(self, context: Context, on: bool):
-        self._path = Path(context.paths.work) / "fail-pre-fault"
-        context.env = {"LD_PRELOAD": SHIM, "FAIL_PRE_FAULT": str(self._path)}
+        self._plan = Plan(Path(context.paths.work) / "plan")
+        context.env = self._plan.environment()
         self.set(on)
 
     def set(self, on: bool) -> None:
         if on:
-            self._path.touch()
+            self._plan.arm("KVM_PRE_FAULT_MEMORY", "EIO", from_mib=FROM_MIB)
         else:
-            self._path.unlink(missing_ok=True)
+            self._plan.disarm()
 
 
 @scenario

@@ -5,8 +5,8 @@ root := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
-.PHONY: all setup boot bench-boot bench-cow bench-mmu bench-mtrr bench-populate bench selftests check check-full \
-    check-debug stock kvm-modules clean help
+.PHONY: all setup boot bench-boot bench-cow bench-mmu bench-mtrr bench-populate bench selftests check \
+    check-full check-debug stock kvm-modules check-faults check-upstream clean help
 
 all: setup
 
@@ -24,6 +24,8 @@ help:
 	@echo 'make check        all tests but the slow ones, last line: N passed, N failed, N skipped'
 	@echo 'make check-full   all tests'
 	@echo 'make check-debug  guests and KVM selftests under lockdep, KASAN and PROVE_RCU'
+	@echo 'make check-faults    system calls of ours that fail, one at a time, build/results/faults.json'
+	@echo 'make check-upstream  QEMU'"'"'s own qtests, unchanged source and fork, build/results/upstream-qtest.json'
 	@echo 'make stock        build the unchanged QEMU for comparison (build/qemu-stock)'
 	@echo 'make kvm-modules  patched KVM for a stock Debian kernel (KERNEL=6.1|6.12), build/kvm/KERNEL'
 	@echo 'make clean        remove what was built, keep downloads'
@@ -86,6 +88,12 @@ check-debug: setup
 	@$(root)/scripts/debug-kernel 6.12
 	@$(root)/scripts/kvm-selftests 6.12
 	@$(lab) debug
+
+check-faults: setup
+	@$(lab) faults $(if $(LAB),--lab $(LAB))
+
+check-upstream: stock
+	@$(root)/scripts/check-upstream
 
 clean:
 	@$(root)/scripts/clean

@@ -2,13 +2,14 @@
 """The monitor while population runs, and what is refused at start-up."""
 
 from labtest import LabTest, Row
+from momentchecks import MomentChecks
 
 
 # Of a page fault's error code.
 FETCH = 1 << 4
 
 
-class Control(LabTest):
+class Control(MomentChecks):
     """
     :avocado: enable
     """
@@ -42,6 +43,10 @@ class Control(LabTest):
     def test_sigterm(self):
         """SIGTERM ends QEMU while the guest waits."""
         self.check_end("sigterm-early")
+
+    def test_moments(self):
+        """prefault-wait=off: SIGTERM, and a migration that is cancelled, half-way."""
+        self.check_moments("moments")
 
     def check_end(self, name: str) -> None:
         row = self.row(name)

@@ -8,7 +8,7 @@ from ..guest import Guest, GuestError
 from . import Context, Steps, prefault_facts, scenario
 
 
-def _poll(guest: Guest, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+def poll(guest: Guest, until: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
     """query-kvm-prefault as fast as it answers, with each answer's delay."""
     samples = []
     while True:
@@ -27,7 +27,7 @@ def _poll(guest: Guest, until: Callable[[dict[str, Any]], bool]) -> list[dict[st
         time.sleep(0.01)
 
 
-def _thin(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def thin(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Only the samples at which something changed."""
     kept: list[dict[str, Any]] = []
     for sample in samples:
@@ -42,13 +42,13 @@ def progress(context: Context) -> dict[str, Any]:
     """Poll from the start until ready; the guest must be silent so far."""
     with context.guest().start() as guest:
         running = guest.qmp.command("query-status")["running"]
-        samples = _poll(guest, lambda info: info["state"] not in ("off", "populating"))
+        samples = poll(guest, lambda info: info["state"] not in ("off", "populating"))
         silent = not guest.console.tail()
         guest.boot()
         guest.qmp.command("query-status")
         events = [e["data"] for e in guest.qmp.events if e["event"] == "KVM_PREFAULT_STATUS"]
         status = guest.power_off()
-    return {"booted": status == 0, "samples": _thin(samples), "polls": len(samples),
+    return {"booted": status == 0, "samples": thin(samples), "polls": len(samples),
             "slowest_answer_ms": max(s["answer_ms"] for s in samples),
             "running_at_start": running, "silent_until_ready": silent,
             "status_events": events}
@@ -56,7 +56,7 @@ def progress(context: Context) -> dict[str, Any]:
 
 def _end(context: Context, how: Callable[[Guest], None]) -> dict[str, Any]:
     with context.guest().start() as guest:
-        _poll(guest, lambda info: info["state"] != "off")
+        poll(guest, lambda info: info["state"] != "off")
         state = (guest.prefault() or {})["state"]
         start = time.monotonic()
         how(guest)

@@ -6,7 +6,7 @@ lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
 .PHONY: all setup boot bench-boot bench-cow bench-mmu bench-mtrr bench-populate bench selftests check \
-    check-full check-debug stock kvm-modules check-faults check-upstream clean help
+    check-full check-debug stock kvm-modules check-faults check-upstream check-sanitize soak clean help
 
 all: setup
 
@@ -26,6 +26,8 @@ help:
 	@echo 'make check-debug  guests and KVM selftests under lockdep, KASAN and PROVE_RCU'
 	@echo 'make check-faults    system calls of ours that fail, one at a time, build/results/faults.json'
 	@echo 'make check-upstream  QEMU'"'"'s own qtests, unchanged source and fork, build/results/upstream-qtest.json'
+	@echo 'make check-sanitize  tests and failing calls under ASan and UBSan'
+	@echo 'make soak         200 reboots, 100 plugs, 50 migrations (PART=10: a tenth), build/results/soak.json'
 	@echo 'make stock        build the unchanged QEMU for comparison (build/qemu-stock)'
 	@echo 'make kvm-modules  patched KVM for a stock Debian kernel (KERNEL=6.1|6.12), build/kvm/KERNEL'
 	@echo 'make clean        remove what was built, keep downloads'
@@ -94,6 +96,12 @@ check-faults: setup
 
 check-upstream: stock
 	@$(root)/scripts/check-upstream
+
+check-sanitize: setup
+	@$(root)/scripts/check-sanitize
+
+soak: setup
+	@$(lab) soak --divide $(or $(PART),1)
 
 clean:
 	@$(root)/scripts/clean

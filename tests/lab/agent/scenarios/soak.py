@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The same events hundreds of times; nothing may become more."""
+
+import os
+from pathlib import Path
+from typing import Any, Callable
+
+from ..guest import Guest, GuestError
+from . import Context, Steps, scenario
+from .migrate import wait_migration
+
+DIMM_MIB = 64
+DIMM_AT = 1 << 32
+
+Row = dict[str, Any]
+
+
+def _holds(guest: Guest) -> Row:
+    """What a leak would show in: memory, descriptors, threads; and the slots that there are."""
+    root = Path(f"/proc/{guest.process.pid}")
+    fields = dict(line.split(":", 1) for line in (root / "status").read_text(
+        encoding="ascii", errors="replace").splitlines())
+    info = guest.prefault()
+    if info is None or info["state"] != "ready":
+        raise GuestError(f"not ready: {info and (info['state'], info['reasons'])}")
+    return {"rss_kib": int(fields["VmRSS"].split()[0]),
+            "locked_kib": int(fields["VmLck"].split()[0]), "threads": int(fields["Threads"]),
+            "fds": len(os.listdir(root / "fd")), "ranges": len(info["ranges"])}
+
+
+def _settle(guest: Guest) -> Row:
+    guest.wait_prefault(("ready", "partial", "failed"))
+    return _holds(guest)
+
+
+def _reboot(guest: Guest) -> None:
+    guest.renew_deadline()
+    guest.console.send("reboot")
+    guest.boot()
+
+
+def _plug(guest: Guest) -> None:
+    """In and out again; the guest's kernel leaves the memory offline."""
+    guest.renew_deadline()
+    guest.qmp.command("object-add", qom_type="memory-backend-ram", id="plugged",
+                      size=DIMM_MIB << 20)
+    guest.qmp.command("device_add", driver="pc-dimm", id="dimm", memdev="plugged", addr=DIMM_AT)
+    guest.ask("ping")
+    guest.qmp.forget_events("DEVICE_DELETED")
+    guest.qmp.command("device_del", id="dimm")
+    guest.qmp.wait_event("DEVICE_DELETED", guest.left)
+    guest.qmp.command("object-del", id="plugged")
+
+
+def _repeat(guest: Guest, steps: Steps, count: int, event: str,
+            act: Callable[[Guest], None]) -> list[Row]:
+    rows = []
+    for number in range(count):
+        act(guest)
+        rows.append({"event": event, "number": number, **_settle(guest)})
+        steps.mark(f"{event} {number}")
+        rows[-1]["ram_faults"] = steps.rows[-1]["ram_faults"]
+    return rows
+
+
+def _extra(context: Context) -> list[str]:
+    return ["-m", f"{context.spec.mem_mib}M,slots=1,maxmem=1G"]
+
+
+def _to_peer(context: Context, source: Guest, number: int) -> Guest:
+    """A second QEMU gets the guest, and the first one ends."""
+    target = context.guest(f"peer{number % 2}", [*_extra(context), "-incoming", "defer"])
+    try:
+        target.start()
+        address = f"unix:{target.work}/migration"
+        target.qmp.command("migrate-incoming", uri=address)
+        source.qmp.command("migrate", uri=address)
+        wait_migration(source)
+        wait_migration(target)
+        source.quit()
+        target.ask("check")
+    except BaseException:
+        target.__exit__()
+        raise
+    return target
+
+
+def _migrations(context: Context, guest: Guest, steps: Steps, count: int) -> list[Row]:
+    """Back and forth; ends with the guest switched off."""
+    rows = []
+    guest.ask(f"hold {context.spec.touched_mib}")
+    try:
+        for number in range(count):
+            guest.renew_deadline()
+            target = _to_peer(context, guest, number)
+            guest.__exit__()
+            guest = target
+            context.guests.clear()
+            context.guests.append(guest)
+            rows.append({"event": "migration", "number": number, **_settle(guest)})
+            steps.mark(f"migration {number}")
+            rows[-1]["ram_faults"] = steps.rows[-1]["ram_faults"]
+        guest.power_off()
+    finally:
+        guest.__exit__()
+    return rows
+
+
+@scenario
+def soak(context: Context) -> Row:
+    """options.reboots, .plugs and .migrations, in this order, of one guest."""
+    options, steps = context.spec.options, Steps(context)
+    with context.guest(extra=_extra(context)).start() as guest:
+        guest.boot()
+        guest.qmp.command("set-action", reboot="reset")
+        steps.mark("boot")
+        rows = _repeat(guest, steps, options["reboots"], "guest reboot", _reboot)
+        rows += _repeat(guest, steps, options["plugs"], "plug, unplug", _plug)
+        rows += _migrations(context, guest, steps, options["migrations"])
+    return {"booted": True, "rounds": rows}

@@ -6,7 +6,8 @@ lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
 .PHONY: all setup boot bench-boot bench-cow bench-mmu bench-mtrr bench-populate bench selftests check \
-    check-full check-debug stock kvm-modules check-faults check-upstream check-sanitize soak clean help
+    check-full check-debug stock kvm-modules check-faults check-upstream check-sanitize soak host-validate \
+    clean help
 
 all: setup
 
@@ -30,6 +31,7 @@ help:
 	@echo 'make soak         200 reboots, 100 plugs, 50 migrations (PART=10: a tenth), build/results/soak.json'
 	@echo 'make stock        build the unchanged QEMU for comparison (build/qemu-stock)'
 	@echo 'make kvm-modules  patched KVM for a stock Debian kernel (KERNEL=6.1|6.12), build/kvm/KERNEL'
+	@echo 'make host-validate  check this host: KVM, its parameters, memory, limits (QEMU=PATH asks a QEMU too)'
 	@echo 'make clean        remove what was built, keep downloads'
 	@echo 'Missing Debian packages are installed when root or through sudo.'
 
@@ -73,6 +75,11 @@ stock: setup
 kvm-modules:
 	@$(root)/scripts/deps install
 	@$(root)/scripts/kvm-modules $(KERNEL)
+
+host-validate:
+	@$(root)/scripts/deps install
+	@$(root)/scripts/build host-validate
+	@$(root)/build/prefault-host-validate $(if $(QEMU),--qemu $(QEMU))
 
 selftests: KERNEL ?= 6.12
 selftests: setup

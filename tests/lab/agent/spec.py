@@ -89,6 +89,7 @@ class Paths:
     kernel: str
     initrd: str
     work: str
+    host_validate: str
 
 
 def _join(name: str, options: dict[str, str]) -> str:

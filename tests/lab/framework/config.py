@@ -49,6 +49,11 @@ class Config:
         return self.build / "results"
 
     @property
+    def host_validate(self) -> Path:
+        """Built by 'make host-validate'; only the rows of its own need it."""
+        return self.build / "prefault-host-validate"
+
+    @property
     def cache(self) -> Path:
         return self.build / "cache"
 

@@ -153,7 +153,8 @@ class EmulatedHost:
                 "qemu_img": "/lab/qemu-img", "firmware": "/lab/firmware",
                 "ovmf_code": "/lab/firmware/OVMF_CODE",
                 "ovmf_vars": "/lab/firmware/OVMF_VARS", "kernel": "/lab/kernel",
-                "initrd": "/lab/guest.cpio", "work": "/tmp/lab"}
+                "initrd": "/lab/guest.cpio", "work": "/tmp/lab",
+                "host_validate": "/lab/prefault-host-validate"}
 
     def argv(self, work: Path, extra: dict[str, bytes]) -> list[str]:
         with preparing(self.config):
@@ -278,7 +279,8 @@ class ThisHost:
                 "firmware": str(roms), "ovmf_code": str(ovmf["OVMF_CODE"]),
                 "ovmf_vars": str(ovmf["OVMF_VARS"]),
                 "kernel": str(packages.kernel(config).image),
-                "initrd": str(initramfs.build_guest(config)), "work": str(work / "guests")}
+                "initrd": str(initramfs.build_guest(config)), "work": str(work / "guests"),
+                "host_validate": str(config.host_validate)}
 
     def run(self, job: dict[str, Any], listener: Listener) -> Outcome:
         work = _fresh_directory(self.config)

@@ -23,7 +23,8 @@ ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot.bin", "linuxboot_dma.bin",
 SHIMS = ("fail-call", "state-compare")
 OVMF = Path("/usr/share/OVMF")
 BUSYBOX = Path("/bin/busybox")
-APPLETS = ["sh", "mount", "mkdir", "poweroff", "dmesg", "insmod", "cat", "ls"]
+APPLETS = ["sh", "mount", "mkdir", "poweroff", "dmesg", "insmod", "rmmod", "cat", "ls",
+           "sysctl", "swapoff"]
 
 HOST_INIT = """#!/bin/sh
 # Set the emulated host up, run the agent, switch off.  SPDX: GPL-2.0-or-later
@@ -193,6 +194,9 @@ class HostImage:
         if config.qemu_img.exists():
             self._files["/lab/qemu-img"] = stripped(config, config.qemu_img)
             binaries.append(config.qemu_img)
+        if config.host_validate.exists():
+            # Its library is one of QEMU's.
+            self._files["/lab/prefault-host-validate"] = stripped(config, config.host_validate)
         for name, path in (firmware(config) | ovmf()).items():
             self._files[f"/lab/firmware/{name}"] = path
         self._files["/lab/kernel"] = (self._guest_kernel or self.kernel).image

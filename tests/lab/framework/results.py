@@ -12,7 +12,8 @@ Row = dict[str, Any]
 # Of QEMU, in scenarios that boot no guest.
 EXIT_STATUS = {"refused": 1, "starved": 1, "postcopy_refused": 1, "paused": 0}
 # These do without a guest that could be booted.
-NO_BOOT = ("populate", "methods", "mtrr_burst", "mtrr_verify", "mtrr_stress")
+NO_BOOT = ("populate", "methods", "mtrr_burst", "mtrr_verify", "mtrr_stress",
+           "host_validate")
 
 TABLE: list[tuple[str, Callable[[Row], Any]]] = [
     ("machine", lambda r: f"{r['machine']}, {r['firmware']}"),

@@ -25,7 +25,7 @@
 #include "system/runstate.h"
 #include "system/system.h"
 #include "kvm-prefault.h"
-#include "kvm-prefault-hostmem.h"
+#include "kvm-prefault-blocks.h"
 #include "kvm-prefault-pin.h"
 #include "kvm-prefault-populate.h"
 #include "trace.h"
@@ -35,20 +35,11 @@
 #define MADV_COLLAPSE 25
 #endif
 
-/* Per thread and step: small enough to be cancelled soon */
-#define STEP_BYTES_PER_THREAD (256 * MiB)
-
-/* A memory backend's RAM; the reference keeps it mapped during the pass */
-typedef struct HostBlock {
-    HostMemoryBackend *backend;
-    char *host;
-    uint64_t size;
-    uint64_t page_size;
-    int fd;
-    unsigned threads;
-} HostBlock;
+/* Per thread and step: small enough to be cancelled, or waited for */
+#define STEP_BYTES_PER_THREAD (64 * MiB)
 
 typedef struct HostPass {
+    /* KVMPrefaultBlock; a reference to each backend keeps them mapped */
     GArray *blocks;
     bool populate;
     bool collapse;
@@ -56,10 +47,16 @@ typedef struct HostPass {
     bool pin;
     bool threaded;
     Error *err;
-} HostPass;
 
-/* MemoryRegion of each guest-visible backend -> number of ranges of it */
-static GHashTable *backends;
+    /*
+     * What is not to be touched any more (KVMPrefaultHole), and what is being
+     * worked on.  The lock is not held while it is.
+     */
+    QemuMutex lock_holes;
+    QemuCond step_done;
+    GArray *holes;
+    KVMPrefaultHole step;
+} HostPass;
 
 /* The pass that has a thread, NULL if none has */
 static HostPass *running;
@@ -67,152 +64,10 @@ static pthread_t host_thread;
 static bool host_cancelled;
 static uint64_t host_populated, host_pinned;
 
-void kvm_prefault_host_track(MemoryRegion *mr, bool visible)
-{
-    unsigned count;
-
-    if (!backends) {
-        backends = g_hash_table_new(NULL, NULL);
-    }
-    count = GPOINTER_TO_UINT(g_hash_table_lookup(backends, mr));
-    if (!count) {
-        kvm_prefault.host_stale = true;
-        kvm_prefault.lock_stale = kvm_prefault.pin != KVM_PIN_RAM_OFF;
-    }
-    count += visible ? 1 : -1;
-    if (count) {
-        g_hash_table_insert(backends, mr, GUINT_TO_POINTER(count));
-    } else {
-        g_hash_table_remove(backends, mr);
-    }
-}
-
-static bool is_tracked(MemoryRegion *mr)
-{
-    return backends && g_hash_table_contains(backends, mr);
-}
-
-static HostBlock host_block(MemoryRegion *mr)
-{
-    HostMemoryBackend *backend = MEMORY_BACKEND(mr->owner);
-    unsigned asked = kvm_prefault.background ? 1 :
-                     kvm_prefault.config.threads;
-
-    return (HostBlock) {
-        .backend = backend,
-        .host = memory_region_get_ram_ptr(mr),
-        .size = memory_region_size(mr),
-        .page_size = qemu_ram_pagesize(mr->ram_block),
-        .fd = mr->ram_block->fd,
-        .threads = asked ? asked : backend->prealloc_threads,
-    };
-}
-
-static GArray *host_blocks(void)
-{
-    GArray *blocks = g_array_new(false, false, sizeof(HostBlock));
-    GHashTableIter iter;
-    gpointer mr;
-
-    if (backends) {
-        g_hash_table_iter_init(&iter, backends);
-        while (g_hash_table_iter_next(&iter, &mr, NULL)) {
-            HostBlock block = host_block(mr);
-
-            g_array_append_val(blocks, block);
-        }
-    }
-    return blocks;
-}
-
-static bool is_hugetlb(const HostBlock *block)
-{
-    return block->page_size > qemu_real_host_page_size();
-}
-
-/* Bytes still to be allocated, by host page size */
-static void add_need(GHashTable *needs, const HostBlock *block)
-{
-    uint64_t need = block->size -
-                    kvm_prefault_resident(block->host, block->size);
-    uint64_t *sum = g_hash_table_lookup(needs, &block->page_size);
-
-    if (sum) {
-        *sum += need;
-    } else {
-        g_hash_table_insert(needs, g_memdup2(&block->page_size, 8),
-                            g_memdup2(&need, 8));
-    }
-}
-
-bool kvm_prefault_check_memory(Error **errp)
-{
-    g_autoptr(GArray) blocks = host_blocks();
-    g_autoptr(GHashTable) needs = g_hash_table_new_full(g_int64_hash,
-                                                        g_int64_equal,
-                                                        g_free, g_free);
-    GHashTableIter iter;
-    gpointer page_size, need;
-    unsigned i;
-
-    for (i = 0; i < blocks->len; i++) {
-        add_need(needs, &g_array_index(blocks, HostBlock, i));
-    }
-    g_hash_table_iter_init(&iter, needs);
-    while (g_hash_table_iter_next(&iter, &page_size, &need)) {
-        if (!kvm_prefault_memory_available(*(uint64_t *)page_size,
-                                           *(uint64_t *)need, errp)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-bool kvm_prefault_check_memlock(Error **errp)
-{
-    g_autoptr(GArray) blocks = host_blocks();
-    bool pin = kvm_prefault.pin == KVM_PIN_RAM_LONGTERM;
-    uint64_t lock_bytes = 0, pin_bytes = 0;
-    unsigned i;
-
-    for (i = 0; i < blocks->len; i++) {
-        HostBlock *block = &g_array_index(blocks, HostBlock, i);
-
-        /* mlock(), not io_uring, leaves huge pages of hugetlbfs out */
-        lock_bytes += is_hugetlb(block) ? 0 : block->size;
-        pin_bytes += pin ? block->size : 0;
-    }
-    return kvm_prefault_memlock_allows("VmLck", lock_bytes, errp) &&
-           kvm_prefault_memlock_allows("VmPin", pin_bytes, errp);
-}
-
-bool kvm_prefault_check_pin(Error **errp)
-{
-    g_autoptr(GArray) blocks = host_blocks();
-    unsigned i;
-
-    for (i = 0; i < blocks->len; i++) {
-        HostBlock *block = &g_array_index(blocks, HostBlock, i);
-
-        if (!kvm_prefault_pin_possible(&block->backend->mr, errp)) {
-            return false;
-        }
-    }
-    if (!kvm_prefault_pin_probe(errp)) {
-        return false;
-    }
-    for (i = 0; i < blocks->len; i++) {
-        HostBlock *block = &g_array_index(blocks, HostBlock, i);
-
-        kvm_prefault_pin_advise(&block->backend->mr);
-    }
-    return true;
-}
-
-static bool lock_step(const HostBlock *block, char *addr, uint64_t size,
+static bool lock_step(const KVMPrefaultBlock *block, char *addr, uint64_t size,
                       Error **errp)
 {
-    if (!is_hugetlb(block) && mlock(addr, size) < 0) {
+    if (!kvm_prefault_block_is_hugetlb(block) && mlock(addr, size) < 0) {
         error_setg_errno(errp, errno, "'%s=%s': locking 0x%" PRIx64
                          " bytes of memory backend '%s' failed (see ulimit "
                          "-l, LimitMEMLOCK=, <memtune><hard_limit>)",
@@ -224,8 +79,8 @@ static bool lock_step(const HostBlock *block, char *addr, uint64_t size,
     return true;
 }
 
-static bool populate_step(const HostBlock *block, char *addr, uint64_t size,
-                          Error **errp)
+static bool populate_step(const KVMPrefaultBlock *block, char *addr,
+                          uint64_t size, Error **errp)
 {
     KVMPrefaultMemory memory = {
         .fd = block->fd,
@@ -258,43 +113,121 @@ static void collapse_step(char *addr, uint64_t size)
     }
 }
 
-static bool host_step(const HostPass *pass, const HostBlock *block,
+static bool host_step(const HostPass *pass, const KVMPrefaultBlock *block,
                       char *addr, uint64_t size, Error **errp)
 {
+    MemoryRegion *mr = &block->backend->mr;
+    uint64_t offset = addr - (char *)memory_region_get_ram_ptr(mr);
+
     /* a page merged by KSM is read-only and would have to be broken out */
     qemu_madvise(addr, size, QEMU_MADV_UNMERGEABLE);
-    if (pass->collapse && !is_hugetlb(block)) {
+    if (pass->collapse && !kvm_prefault_block_is_hugetlb(block)) {
         collapse_step(addr, size);
     }
     return (!pass->populate || populate_step(block, addr, size, errp)) &&
-           (!pass->lock || lock_step(block, addr, size, errp));
+           (!pass->lock || lock_step(block, addr, size, errp)) &&
+           (!pass->pin || !block->unit ||
+            kvm_prefault_pin_part(mr, block->unit, offset, size, errp));
 }
 
-static bool host_block_pass(const HostPass *pass, const HostBlock *block,
-                           Error **errp)
+/* Find the next piece and let nobody else have it */
+static uint64_t step_begin(HostPass *pass, const KVMPrefaultBlock *block,
+                           uint64_t *done, uint64_t max)
+{
+    uint64_t size;
+
+    qemu_mutex_lock(&pass->lock_holes);
+    size = kvm_prefault_block_piece(block, pass->holes, done, max);
+    pass->step.start = (uintptr_t)block->host + *done;
+    pass->step.size = size;
+    qemu_mutex_unlock(&pass->lock_holes);
+    return size;
+}
+
+static void step_end(HostPass *pass)
+{
+    qemu_mutex_lock(&pass->lock_holes);
+    pass->step.size = 0;
+    qemu_cond_signal(&pass->step_done);
+    qemu_mutex_unlock(&pass->lock_holes);
+}
+
+static bool host_block_pass(HostPass *pass, const KVMPrefaultBlock *block,
+                            Error **errp)
 {
     uint64_t step = QEMU_ALIGN_UP(STEP_BYTES_PER_THREAD * block->threads,
-                                  block->page_size);
-    uint64_t done;
+                                  MAX(block->page_size, block->unit));
+    uint64_t done = 0, size;
 
-    for (done = 0; done < block->size && !qatomic_read(&host_cancelled);
-         done += step) {
-        uint64_t size = MIN(step, block->size - done);
+    while (!qatomic_read(&host_cancelled) &&
+           (size = step_begin(pass, block, &done, step))) {
+        bool ok = host_step(pass, block, block->host + done, size, errp);
 
-        if (!host_step(pass, block, block->host + done, size, errp)) {
+        step_end(pass);
+        if (!ok) {
             return false;
         }
+        done += size;
     }
-    return !pass->pin ||
+    return !pass->pin || block->unit ||
            kvm_prefault_pin_block(&block->backend->mr, block->host,
                                   block->size, &host_cancelled, errp);
+}
+
+static bool step_overlaps(const HostPass *pass, const KVMPrefaultHole *hole)
+{
+    return pass->step.size && pass->step.start < hole->start + hole->size &&
+           hole->start < pass->step.start + pass->step.size;
+}
+
+/* Have the thread stay away; waits for the step that it is in, if need be */
+static void keep_thread_away(HostPass *pass, KVMPrefaultHole hole)
+{
+    qemu_mutex_lock(&pass->lock_holes);
+    g_array_append_val(pass->holes, hole);
+    while (step_overlaps(pass, &hole)) {
+        qemu_cond_wait(&pass->step_done, &pass->lock_holes);
+    }
+    qemu_mutex_unlock(&pass->lock_holes);
+}
+
+/* What has gone is neither populated nor locked; what comes will be counted */
+static void progress_limit(uint64_t bytes)
+{
+    qatomic_set(&host_populated, MIN(host_populated, bytes));
+    qatomic_set(&host_pinned, MIN(host_pinned, bytes));
+}
+
+void kvm_prefault_host_forget(MemoryRegion *mr, uint64_t offset,
+                              uint64_t size)
+{
+    KVMPrefaultBlock block = kvm_prefault_block(mr, offset, size);
+
+    if (running) {
+        keep_thread_away(running, (KVMPrefaultHole) {
+            .start = (uintptr_t)block.host,
+            .size = block.size,
+        });
+    }
+    kvm_prefault_blocks_forget(&block);
+    if (block.unit) {
+        kvm_prefault_unpin_part(mr, offset, size);
+    }
+    if (kvm_prefault.pin != KVM_PIN_RAM_OFF &&
+        !kvm_prefault_block_is_hugetlb(&block) &&
+        munlock(block.host, block.size) < 0) {
+        trace_kvm_prefault_unlock(memory_region_name(mr), errno);
+    }
+    if (!running) {
+        progress_limit(kvm_prefault_blocks_bytes());
+    }
 }
 
 /* Backends that have been unplugged, once nobody works on them any more */
 void kvm_prefault_host_release(void)
 {
     if (!running) {
-        kvm_prefault_pin_release(is_tracked);
+        kvm_prefault_pin_release(kvm_prefault_blocks_has);
     }
 }
 
@@ -306,11 +239,42 @@ static void host_join(void)
     running = NULL;
 }
 
+static HostPass *pass_new(GArray *blocks)
+{
+    HostPass *pass = g_new0(HostPass, 1);
+    unsigned i;
+
+    pass->blocks = blocks;
+    pass->holes = g_array_new(false, false, sizeof(KVMPrefaultHole));
+    qemu_mutex_init(&pass->lock_holes);
+    qemu_cond_init(&pass->step_done);
+    for (i = 0; i < blocks->len; i++) {
+        object_ref(OBJECT(g_array_index(blocks, KVMPrefaultBlock,
+                                        i).backend));
+    }
+    return pass;
+}
+
+static void pass_free(HostPass *pass)
+{
+    unsigned i;
+
+    for (i = 0; i < pass->blocks->len; i++) {
+        object_unref(OBJECT(g_array_index(pass->blocks, KVMPrefaultBlock,
+                                          i).backend));
+    }
+    g_array_free(pass->blocks, true);
+    g_array_free(pass->holes, true);
+    qemu_mutex_destroy(&pass->lock_holes);
+    qemu_cond_destroy(&pass->step_done);
+    g_free(pass);
+}
+
 static void host_done_bh(void *opaque)
 {
     HostPass *pass = opaque;
     bool cancelled = pass != running;
-    unsigned i;
+    Error *err = pass->err;
 
     /* the thread of a pass that was cancelled has been joined then */
     if (!cancelled) {
@@ -318,17 +282,13 @@ static void host_done_bh(void *opaque)
     }
     /* before memory regions go with their backends */
     kvm_prefault_host_release();
-    for (i = 0; i < pass->blocks->len; i++) {
-        object_unref(OBJECT(g_array_index(pass->blocks, HostBlock,
-                                          i).backend));
-    }
-    g_array_free(pass->blocks, true);
+    pass_free(pass);
     if (cancelled) {
-        error_free(pass->err);
+        error_free(err);
     } else {
-        kvm_prefault_host_done(pass->err);
+        progress_limit(kvm_prefault_blocks_bytes());
+        kvm_prefault_host_done(err);
     }
-    g_free(pass);
 }
 
 static void *host_thread_fn(void *opaque)
@@ -337,7 +297,8 @@ static void *host_thread_fn(void *opaque)
     unsigned i;
 
     for (i = 0; i < pass->blocks->len && !pass->err; i++) {
-        HostBlock *block = &g_array_index(pass->blocks, HostBlock, i);
+        KVMPrefaultBlock *block = &g_array_index(pass->blocks,
+                                                 KVMPrefaultBlock, i);
 
         host_block_pass(pass, block, &pass->err);
         trace_kvm_prefault_host(memory_region_name(&block->backend->mr),
@@ -376,43 +337,52 @@ static void host_exit(Notifier *notifier, void *data)
 
 static Notifier exit_notifier = { .notify = host_exit };
 
-bool kvm_prefault_host_placed(void)
+/* Blocks to be worked on; forgotten once nothing is left to be done to them */
+static GArray *blocks_to_do(void)
 {
-    g_autoptr(GArray) blocks = host_blocks();
+    KVMPrefault *p = &kvm_prefault;
+    GArray *blocks = kvm_prefault_blocks_new(p->lock_stale);
+
+    if (p->host_all) {
+        g_array_free(blocks, true);
+        blocks = kvm_prefault_blocks();
+        p->host_all = p->lock_stale;
+    }
+    return blocks;
+}
+
+/* What is left alone by this pass stays populated and locked */
+static uint64_t bytes_but(const GArray *blocks)
+{
+    uint64_t bytes = kvm_prefault_blocks_bytes(), todo = 0;
     unsigned i;
 
     for (i = 0; i < blocks->len; i++) {
-        if (g_array_index(blocks, HostBlock, i).backend->prealloc_context) {
-            return true;
-        }
+        todo += g_array_index(blocks, KVMPrefaultBlock, i).size;
     }
-    return false;
+    return bytes - MIN(bytes, todo);
 }
 
 void kvm_prefault_host_start(bool populate, bool lock)
 {
-    HostPass *pass = g_new0(HostPass, 1);
-    unsigned i;
+    HostPass *pass = pass_new(blocks_to_do());
+    uint64_t rest = bytes_but(pass->blocks);
     int ret;
 
     if (!shutdown_notifier.node.le_prev) {
         qemu_register_shutdown_notifier(&shutdown_notifier);
         qemu_add_exit_notifier(&exit_notifier);
     }
-    pass->blocks = host_blocks();
     pass->populate = populate;
     pass->collapse = populate && kvm_prefault.split;
     kvm_prefault.split &= !populate;
     pass->lock = lock;
     pass->pin = lock && kvm_prefault.pin == KVM_PIN_RAM_LONGTERM;
-    for (i = 0; i < pass->blocks->len; i++) {
-        object_ref(OBJECT(g_array_index(pass->blocks, HostBlock, i).backend));
-    }
     if (populate) {
-        qatomic_set(&host_populated, 0);
+        qatomic_set(&host_populated, MIN(host_populated, rest));
     }
     if (lock) {
-        qatomic_set(&host_pinned, 0);
+        qatomic_set(&host_pinned, MIN(host_pinned, rest));
     }
     running = pass;
     ret = kvm_prefault_thread_create(&host_thread, "kvm-prefault",
@@ -427,7 +397,10 @@ void kvm_prefault_host_start(bool populate, bool lock)
 
 void kvm_prefault_host_progress(uint64_t *populated, uint64_t *pinned)
 {
-    *populated = qatomic_read(&host_populated);
+    uint64_t bytes = kvm_prefault_blocks_bytes();
+
+    *populated = MIN(qatomic_read(&host_populated), bytes);
     *pinned = kvm_prefault.pin == KVM_PIN_RAM_LONGTERM ?
-              kvm_prefault_pin_bytes() : qatomic_read(&host_pinned);
+              kvm_prefault_pin_bytes() :
+              MIN(qatomic_read(&host_pinned), bytes);
 }

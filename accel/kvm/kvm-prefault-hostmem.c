@@ -14,12 +14,13 @@
 #include "qemu/units.h"
 #include "qapi/error.h"
 #include "kvm-prefault.h"
-#include "kvm-prefault-hostmem.h"
+#include "kvm-prefault-blocks.h"
+#include "kvm-prefault-pin.h"
 
 /* mincore() wants a byte per page: look at this much at a time */
 #define RESIDENT_STEP (1 * GiB)
 
-uint64_t kvm_prefault_resident(char *addr, uint64_t size)
+static uint64_t resident_bytes(char *addr, uint64_t size)
 {
     size_t page_size = qemu_real_host_page_size();
     g_autofree unsigned char *vec = g_malloc(RESIDENT_STEP / page_size);
@@ -86,7 +87,7 @@ static bool memory_free(uint64_t page_size, uint64_t *bytes)
     return true;
 }
 
-bool kvm_prefault_memory_available(uint64_t page_size, uint64_t need,
+static bool memory_available(uint64_t page_size, uint64_t need,
                                    Error **errp)
 {
     bool huge = page_size > qemu_real_host_page_size();
@@ -130,7 +131,7 @@ bool kvm_prefault_memlock_limit(uint64_t *limit)
     return true;
 }
 
-bool kvm_prefault_memlock_allows(const char *field, uint64_t need,
+static bool memlock_allows(const char *field, uint64_t need,
                                  Error **errp)
 {
     uint64_t limit, locked = 0;
@@ -153,4 +154,117 @@ bool kvm_prefault_memlock_allows(const char *field, uint64_t need,
                       "%s=off.\n", DIV_ROUND_UP(locked + need, KiB),
                       PROP_PIN_RAM);
     return false;
+}
+
+/* Bytes still to be allocated, by host page size */
+static void add_need(GHashTable *needs, const KVMPrefaultBlock *block)
+{
+    uint64_t need = block->size -
+                    resident_bytes(block->host, block->size);
+    uint64_t *sum = g_hash_table_lookup(needs, &block->page_size);
+
+    if (sum) {
+        *sum += need;
+    } else {
+        g_hash_table_insert(needs, g_memdup2(&block->page_size, 8),
+                            g_memdup2(&need, 8));
+    }
+}
+
+bool kvm_prefault_check_memory(Error **errp)
+{
+    g_autoptr(GArray) blocks = kvm_prefault_blocks();
+    g_autoptr(GHashTable) needs = g_hash_table_new_full(g_int64_hash,
+                                                        g_int64_equal,
+                                                        g_free, g_free);
+    GHashTableIter iter;
+    gpointer page_size, need;
+    unsigned i;
+
+    for (i = 0; i < blocks->len; i++) {
+        add_need(needs, &g_array_index(blocks, KVMPrefaultBlock, i));
+    }
+    g_hash_table_iter_init(&iter, needs);
+    while (g_hash_table_iter_next(&iter, &page_size, &need)) {
+        if (!memory_available(*(uint64_t *)page_size,
+                                           *(uint64_t *)need, errp)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool kvm_prefault_check_memlock(Error **errp)
+{
+    g_autoptr(GArray) blocks = kvm_prefault_blocks();
+    bool pin = kvm_prefault.pin == KVM_PIN_RAM_LONGTERM;
+    uint64_t lock_bytes = 0, pin_bytes = 0;
+    unsigned i;
+
+    for (i = 0; i < blocks->len; i++) {
+        KVMPrefaultBlock *block = &g_array_index(blocks, KVMPrefaultBlock,
+                                                 i);
+
+        /* mlock(), not io_uring, leaves huge pages of hugetlbfs out */
+        lock_bytes += kvm_prefault_block_is_hugetlb(block) ? 0 : block->size;
+        pin_bytes += pin ? block->size : 0;
+    }
+    return memlock_allows("VmLck", lock_bytes, errp) &&
+           memlock_allows("VmPin", pin_bytes, errp);
+}
+
+bool kvm_prefault_check_pin(Error **errp)
+{
+    g_autoptr(GArray) blocks = kvm_prefault_blocks();
+    unsigned i;
+
+    for (i = 0; i < blocks->len; i++) {
+        KVMPrefaultBlock *block = &g_array_index(blocks, KVMPrefaultBlock,
+                                                 i);
+
+        if (!kvm_prefault_pin_possible(&block->backend->mr,
+                                       block->unit, errp)) {
+            return false;
+        }
+    }
+    if (!kvm_prefault_pin_probe(errp)) {
+        return false;
+    }
+    for (i = 0; i < blocks->len; i++) {
+        KVMPrefaultBlock *block = &g_array_index(blocks, KVMPrefaultBlock,
+                                                 i);
+
+        kvm_prefault_pin_advise(&block->backend->mr);
+    }
+    return true;
+}
+
+bool kvm_prefault_host_placed(void)
+{
+    g_autoptr(GArray) blocks = kvm_prefault_blocks();
+    unsigned i;
+
+    for (i = 0; i < blocks->len; i++) {
+        if (g_array_index(blocks, KVMPrefaultBlock,
+                          i).backend->prealloc_context) {
+            return true;
+        }
+    }
+    /* KVM would allocate what is unplugged as well */
+    return kvm_prefault_blocks_managed();
+}
+
+bool kvm_prefault_host_admits(MemoryRegion *mr, uint64_t offset,
+                              uint64_t size, Error **errp)
+{
+    KVMPrefaultBlock block = kvm_prefault_block(mr, offset, size);
+    bool lock = kvm_prefault.pin != KVM_PIN_RAM_OFF &&
+                !kvm_prefault_block_is_hugetlb(&block);
+
+    bool pin = kvm_prefault.pin == KVM_PIN_RAM_LONGTERM;
+
+    return memory_available(block.page_size, size, errp) &&
+           (!lock || memlock_allows("VmLck", size, errp)) &&
+           (!pin || (kvm_prefault_pin_possible(mr, block.unit, errp) &&
+                     memlock_allows("VmPin", size, errp)));
 }

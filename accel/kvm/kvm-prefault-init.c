@@ -13,6 +13,7 @@
 #include <linux/kvm.h>
 #include <sched.h>
 #include "qemu/error-report.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "exec/memory.h"
 #include "hw/boards.h"
@@ -62,11 +63,7 @@ static void machine_done(Notifier *notifier, void *data)
     KVMPrefault *p = &kvm_prefault;
     Error *err = NULL;
 
-    if (keeps_pages() && ram_block_discard_disable(true) < 0) {
-        error_setg(&err, "'%s' does not go with a device that discards "
-                   "guest RAM (virtio-mem)", keeps_pages());
-        error_append_hint(&err, "Remove the device, or use %s=off.\n",
-                          p->tdp_on ? PROP_PREFAULT : PROP_PIN_RAM);
+    if (!kvm_prefault_discard_forbid(&err)) {
         give_up(err);
         return;
     }
@@ -265,11 +262,31 @@ bool kvm_prefault_stable_slots(void)
     return kvm_prefault.tdp_on;
 }
 
+/*
+ * QEMU aligns anonymous memory only.  Where a mapping that has to be split
+ * (what is unplugged is unlocked) is not a multiple of the size of huge pages,
+ * Linux makes KVM drop all that such a page would cover
+ * (split_huge_pmd_if_needed()); and KVM maps huge pages only where addresses
+ * in QEMU and in the guest are aligned alike.
+ */
+size_t kvm_prefault_ram_align(size_t align)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return p->tdp_on || p->pin != KVM_PIN_RAM_OFF ? MAX(align, 2 * MiB)
+                                                  : align;
+}
+
 uint32_t kvm_prefault_slot_flags(MemoryRegion *mr)
 {
-    /* KVM refuses the flag for memory that is private to the guest */
+    /*
+     * KVM refuses the flag for memory that is private to the guest, and with
+     * it a read of what has been unplugged would allocate pages.
+     */
     return kvm_prefault.always_writable && kvm_prefault_is_ram(mr) &&
-           !memory_region_has_guest_memfd(mr) ? KVM_MEM_ALWAYS_WRITABLE : 0;
+           !memory_region_has_guest_memfd(mr) &&
+           !memory_region_has_ram_discard_manager(mr) ?
+           KVM_MEM_ALWAYS_WRITABLE : 0;
 }
 
 static void probe_host(KVMState *s)

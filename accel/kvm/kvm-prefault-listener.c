@@ -97,6 +97,15 @@ static void prefault_begin(MemoryListener *listener)
     kvm_prefault_drain();
 }
 
+/* Only what is plugged in it has memory */
+static void add_managed(MemoryRegionSection *section, int as_id)
+{
+    uint64_t before = kvm_prefault.ranges.work_bytes;
+
+    kvm_prefault_discard_add(section, as_id, is_large(section));
+    slots_added |= kvm_prefault.ranges.work_bytes != before;
+}
+
 static void prefault_region_add(MemoryListener *listener,
                                 MemoryRegionSection *section)
 {
@@ -106,10 +115,14 @@ static void prefault_region_add(MemoryListener *listener,
     if (!wanted(section) || (!ram && !kvm_prefault.tdp_on)) {
         return;
     }
-    if (ram) {
-        kvm_prefault_host_track(section->mr, true);
-    } else {
+    if (!ram) {
         populate_device_ram(section);
+    } else {
+        kvm_prefault_host_track(section->mr, true);
+        if (memory_region_has_ram_discard_manager(section->mr)) {
+            add_managed(section, l->as_id);
+            return;
+        }
     }
     kvm_prefault_ranges_add(&kvm_prefault.ranges, l->as_id,
                             section->offset_within_address_space,
@@ -123,25 +136,31 @@ static void prefault_region_del(MemoryListener *listener,
                                 MemoryRegionSection *section)
 {
     PrefaultListener *l = container_of(listener, PrefaultListener, listener);
+    bool ram = kvm_prefault_is_ram(section->mr);
+    bool known = true;
 
-    bool known = kvm_prefault_ranges_del(&kvm_prefault.ranges, l->as_id,
-                                         section->offset_within_address_space,
-                                         int128_get64(section->size));
-
-    if (known && kvm_prefault_is_ram(section->mr)) {
+    if (ram && wanted(section) &&
+        memory_region_has_ram_discard_manager(section->mr)) {
+        kvm_prefault_discard_del(section, l->as_id);
+    } else {
+        known = kvm_prefault_ranges_del(&kvm_prefault.ranges, l->as_id,
+                                        section->offset_within_address_space,
+                                        int128_get64(section->size));
+    }
+    if (known && ram) {
         kvm_prefault_host_track(section->mr, false);
     }
     /* flash that has just left ROM mode does not look like a slot any more */
     slots_deleted |= known || is_slot(section->mr);
 }
 
-/* Whether the work can be done before the guest's next instruction */
-static bool can_do_inline(void)
+/* Whether the work is to be done before the guest's next instruction */
+static bool is_small_change(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
     return qemu_in_vcpu_thread() && p->tdp_on && p->first_pass_done &&
-           !p->settling && !p->suspended && !p->host_stale &&
+           !p->settling && !p->suspended &&
            p->state != KVM_PREFAULT_STATE_POPULATING &&
            p->ranges.work_bytes <= INLINE_BYTES_MAX;
 }
@@ -173,13 +192,16 @@ static void prefault_commit(MemoryListener *listener)
         (p->settling || p->background ||
          p->state != KVM_PREFAULT_STATE_POPULATING)) {
         kvm_prefault_settle();
-    } else if (!can_do_inline()) {
+    } else if (!is_small_change()) {
         kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
-    } else if (p->method == KVM_PREFAULT_METHOD_IOCTL) {
+    } else if (p->method == KVM_PREFAULT_METHOD_IOCTL && !p->host_stale) {
         p->causes[KVM_PREFAULT_CAUSE_SLOTS]++;
         kvm_prefault_inline(current_cpu);
     } else {
-        /* this vCPU has to complete its instruction first */
+        /*
+         * RAM behind a PCI BAR has host pages to be locked first; method vcpu
+         * needs this vCPU to complete its instruction.
+         */
         kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
         kvm_prefault_hold();
     }

@@ -97,7 +97,8 @@ static void no_io_uring(int err, Error **errp)
 }
 
 /* A ring with room for @buffers, none of which is there yet */
-static bool ring_open(struct io_uring *ring, unsigned buffers, Error **errp)
+bool kvm_prefault_ring_open(struct io_uring *ring, unsigned buffers,
+                            Error **errp)
 {
     int ret = io_uring_queue_init(1, ring, 0);
 
@@ -122,7 +123,7 @@ static bool ring_open(struct io_uring *ring, unsigned buffers, Error **errp)
 }
 
 /* Closing alone lets go as well, but at some time later */
-static void ring_close(struct io_uring *ring)
+void kvm_prefault_ring_close(struct io_uring *ring)
 {
     io_uring_unregister_buffers(ring);
     io_uring_queue_exit(ring);
@@ -132,10 +133,10 @@ bool kvm_prefault_pin_probe(Error **errp)
 {
     struct io_uring ring;
 
-    if (!ring_open(&ring, 1, errp)) {
+    if (!kvm_prefault_ring_open(&ring, 1, errp)) {
         return false;
     }
-    ring_close(&ring);
+    kvm_prefault_ring_close(&ring);
     return true;
 }
 
@@ -148,9 +149,11 @@ static bool is_memory_fs(int fd)
            fs.f_type == HUGETLBFS_MAGIC;
 }
 
-bool kvm_prefault_pin_possible(MemoryRegion *mr, Error **errp)
+bool kvm_prefault_pin_possible(MemoryRegion *mr, uint64_t unit,
+                               Error **errp)
 {
     uint64_t size = memory_region_size(mr);
+    uint64_t buffer = unit ? unit : BUFFER_BYTES;
 
     if (mr->ram_block->fd >= 0 && !is_memory_fs(mr->ram_block->fd)) {
         error_setg(errp, PIN_LONGTERM " cannot pin memory backend '%s': its "
@@ -161,13 +164,15 @@ bool kvm_prefault_pin_possible(MemoryRegion *mr, Error **errp)
         append_longterm_hint(errp);
         return false;
     }
-    if (size > BUFFERS_MAX * BUFFER_BYTES) {
-        error_setg(errp, PIN_LONGTERM " can pin at most %d GiB (%d buffers of "
-                   "1 GiB) per memory backend, but '%s' has %" PRIu64 " GiB",
-                   BUFFERS_MAX, BUFFERS_MAX, memory_region_name(mr),
+    if (size > BUFFERS_MAX * buffer) {
+        error_setg(errp, PIN_LONGTERM " can pin at most %" PRIu64 " GiB (%d "
+                   "buffers of %" PRIu64 " MiB) per memory backend, but '%s' "
+                   "has %" PRIu64 " GiB", BUFFERS_MAX * buffer / GiB,
+                   BUFFERS_MAX, buffer / MiB, memory_region_name(mr),
                    size / GiB);
-        error_append_hint(errp, "Use more than one memory backend (-numa "
-                          "node,memdev=...).\n");
+        error_append_hint(errp, unit ? "Raise 'block-size' of the virtio-mem "
+                          "device.\n" : "Use more than one memory backend "
+                          "(-numa node,memdev=...).\n");
         return false;
     }
     return true;
@@ -199,24 +204,35 @@ void kvm_prefault_pin_advise(MemoryRegion *mr)
  * private memory that has no policy of its own.  "Local" is what happens
  * without one; applied last, it decides about no page.
  */
-static void stop_numa_balancing(const PinnedBlock *block)
+void kvm_prefault_pin_policy(MemoryRegion *mr)
 {
 #ifdef CONFIG_NUMA
-    HostMemoryBackend *backend = MEMORY_BACKEND(block->mr->owner);
+    HostMemoryBackend *backend = MEMORY_BACKEND(mr->owner);
 
-    if (block->mr->ram_block->fd < 0 &&
-        backend->policy == HOST_MEM_POLICY_DEFAULT &&
-        mbind(block->host, block->size, MPOL_LOCAL, NULL, 0, 0) < 0) {
+    if (mr->ram_block->fd < 0 && backend->policy == HOST_MEM_POLICY_DEFAULT &&
+        mbind(memory_region_get_ram_ptr(mr), memory_region_size(mr),
+              MPOL_LOCAL, NULL, 0, 0) < 0) {
         /* a kernel without NUMA does not balance either */
-        trace_kvm_prefault_pin_policy(block->name, errno);
+        trace_kvm_prefault_pin_policy(memory_region_name(mr), errno);
     }
 #endif
 }
 
+void kvm_prefault_pin_count(int64_t bytes)
+{
+    qatomic_add(&pinned_total, bytes);
+}
+
+void kvm_prefault_pin_trace(MemoryRegion *mr, uint64_t offset, uint64_t size,
+                            int ret)
+{
+    trace_kvm_prefault_pin(memory_region_name(mr), offset, size, ret);
+}
+
 static void block_free(PinnedBlock *block)
 {
-    ring_close(&block->ring);
-    qatomic_set(&pinned_total, pinned_total - block->pinned);
+    kvm_prefault_ring_close(&block->ring);
+    kvm_prefault_pin_count(-block->pinned);
     trace_kvm_prefault_unpin(block->name, block->pinned);
     g_free(block->name);
     g_free(block);
@@ -231,13 +247,14 @@ static PinnedBlock *block_new(MemoryRegion *mr, char *host, uint64_t size,
     block->name = g_strdup(memory_region_name(mr));
     block->host = host;
     block->size = size;
-    if (!ring_open(&block->ring, DIV_ROUND_UP(block->size, BUFFER_BYTES),
-                   errp)) {
+    if (!kvm_prefault_ring_open(&block->ring,
+                                DIV_ROUND_UP(block->size, BUFFER_BYTES),
+                                errp)) {
         g_free(block->name);
         g_free(block);
         return NULL;
     }
-    stop_numa_balancing(block);
+    kvm_prefault_pin_policy(mr);
     g_ptr_array_add(blocks, block);
     return block;
 }
@@ -263,13 +280,14 @@ static PinnedBlock *block_find(MemoryRegion *mr, char *host, uint64_t size)
     return NULL;
 }
 
-static void pin_failed(const PinnedBlock *block, int err, Error **errp)
+void kvm_prefault_pin_failed(MemoryRegion *mr, uint64_t offset, int err,
+                             Error **errp)
 {
     uint64_t limit;
 
     error_setg_errno(errp, err, PIN_LONGTERM ": pinning memory backend '%s' "
                      "failed at byte 0x%" PRIx64 " of 0x%" PRIx64,
-                     block->name, block->pinned, block->size);
+                     memory_region_name(mr), offset, memory_region_size(mr));
     if (err == ENOMEM && kvm_prefault_memlock_limit(&limit)) {
         error_prepend(errp, "the limit of %" PRIu64 " bytes of locked memory "
                       "holds for io_uring buffers of all processes of a user "
@@ -294,7 +312,7 @@ static int pin_step(PinnedBlock *block)
         return ret < 0 ? ret : -EIO;
     }
     block->pinned += iov.iov_len;
-    qatomic_set(&pinned_total, pinned_total + iov.iov_len);
+    kvm_prefault_pin_count(iov.iov_len);
     return 0;
 }
 
@@ -316,7 +334,7 @@ bool kvm_prefault_pin_block(MemoryRegion *mr, char *host, uint64_t size,
         ret = pin_step(block);
     }
     if (ret < 0) {
-        pin_failed(block, -ret, errp);
+        kvm_prefault_pin_failed(mr, block->pinned, -ret, errp);
         g_ptr_array_remove_fast(blocks, block);
         block_free(block);
     }
@@ -327,6 +345,7 @@ void kvm_prefault_pin_release(bool (*used)(MemoryRegion *mr))
 {
     unsigned i;
 
+    kvm_prefault_pin_parts_release(used);
     for (i = blocks ? blocks->len : 0; i-- > 0; ) {
         PinnedBlock *block = g_ptr_array_index(blocks, i);
 
@@ -353,7 +372,8 @@ bool kvm_prefault_pin_probe(Error **errp)
     return false;
 }
 
-bool kvm_prefault_pin_possible(MemoryRegion *mr, Error **errp)
+bool kvm_prefault_pin_possible(MemoryRegion *mr, uint64_t unit,
+                               Error **errp)
 {
     return kvm_prefault_pin_probe(errp);
 }

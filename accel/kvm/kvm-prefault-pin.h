@@ -21,10 +21,12 @@ bool kvm_prefault_pin_probe(Error **errp);
 /**
  * kvm_prefault_pin_possible: check that the kernel can pin this memory
  * @mr: RAM of a memory backend
+ * @unit: size of the blocks that it is plugged in, 0 if it is there as a whole
  *
  * Touches nothing.  Returns: false with @errp set if not.
  */
-bool kvm_prefault_pin_possible(MemoryRegion *mr, Error **errp);
+bool kvm_prefault_pin_possible(MemoryRegion *mr, uint64_t unit,
+                               Error **errp);
 
 /**
  * kvm_prefault_pin_advise: warn of what unmaps pinned memory on this host
@@ -66,5 +68,76 @@ void kvm_prefault_pin_release(bool (*used)(MemoryRegion *mr));
  * Context: any.
  */
 uint64_t kvm_prefault_pin_bytes(void);
+
+/* kvm-prefault-pinparts.c */
+
+/**
+ * kvm_prefault_pin_part: pin blocks that have been plugged
+ * @mr: the memory region of a backend with a RamDiscardManager
+ * @unit: size of a block
+ * @offset: where the first block begins
+ * @size: a multiple of @unit, or up to the end of @mr
+ *
+ * Context: the thread that works on host pages; nobody discards these blocks
+ * meanwhile.
+ *
+ * Returns: false with @errp set on failure; blocks before that are pinned.
+ */
+bool kvm_prefault_pin_part(MemoryRegion *mr, uint64_t unit, uint64_t offset,
+                           uint64_t size, Error **errp);
+
+/**
+ * kvm_prefault_unpin_part: let go of blocks, pinned or not
+ *
+ * Context: BQL held, no thread works on these blocks.
+ */
+void kvm_prefault_unpin_part(MemoryRegion *mr, uint64_t offset,
+                             uint64_t size);
+
+/**
+ * kvm_prefault_pin_parts_release: as kvm_prefault_pin_release()
+ */
+void kvm_prefault_pin_parts_release(bool (*used)(MemoryRegion *mr));
+
+/* What the two files have in common */
+
+struct io_uring;
+
+/**
+ * kvm_prefault_ring_open: make a ring with room for buffers
+ * @buffers: how many; none of them is there yet
+ *
+ * Returns: false with @errp set if it cannot be made.
+ */
+bool kvm_prefault_ring_open(struct io_uring *ring, unsigned buffers,
+                            Error **errp);
+
+/**
+ * kvm_prefault_ring_close: let go of all buffers at once
+ */
+void kvm_prefault_ring_close(struct io_uring *ring);
+
+/**
+ * kvm_prefault_pin_policy: keep NUMA balancing away from pinned memory
+ */
+void kvm_prefault_pin_policy(MemoryRegion *mr);
+
+/**
+ * kvm_prefault_pin_failed: say why memory at @offset could not be pinned
+ * @err: positive errno
+ */
+void kvm_prefault_pin_failed(MemoryRegion *mr, uint64_t offset, int err,
+                             Error **errp);
+
+/**
+ * kvm_prefault_pin_count: so many bytes more (or less) are pinned
+ */
+void kvm_prefault_pin_count(int64_t bytes);
+
+/**
+ * kvm_prefault_pin_trace: trace what has been pinned, or with 0 bytes let go
+ */
+void kvm_prefault_pin_trace(MemoryRegion *mr, uint64_t offset, uint64_t size,
+                            int ret);
 
 #endif

@@ -132,11 +132,13 @@ static KvmPrefaultPauses *query_pauses(void)
 
 static strList *query_reasons(void)
 {
+    g_autoptr(GPtrArray) devices = g_ptr_array_new_with_free_func(g_free);
     GPtrArray *lists[] = { kvm_prefault.host_reasons,
-                           kvm_prefault.pass_reasons };
+                           kvm_prefault.pass_reasons, devices };
     strList *list = NULL, **tail = &list;
     unsigned i, j;
 
+    kvm_prefault_discard_reasons(devices);
     for (i = 0; i < ARRAY_SIZE(lists); i++) {
         for (j = 0; j < lists[i]->len; j++) {
             QAPI_LIST_APPEND(tail, g_strdup(g_ptr_array_index(lists[i], j)));

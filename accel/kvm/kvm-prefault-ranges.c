@@ -77,9 +77,9 @@ static void drop_work(KVMPrefaultRanges *r, KVMPrefaultRange *range)
     }
 }
 
-void kvm_prefault_ranges_add(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
-                             uint64_t size, bool ram, bool large,
-                             const char *name)
+static KVMPrefaultRange *range_new(KVMPrefaultRanges *r, int as_id,
+                                   uint64_t gpa, uint64_t size, bool ram,
+                                   bool large, const char *name)
 {
     KVMPrefaultRange *range = g_new0(KVMPrefaultRange, 1);
 
@@ -90,7 +90,21 @@ void kvm_prefault_ranges_add(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
     range->large = large;
     range->name = g_strdup(name);
     QTAILQ_INSERT_TAIL(&r->ranges, range, next);
-    queue_range(r, range);
+    return range;
+}
+
+static void range_free(KVMPrefaultRanges *r, KVMPrefaultRange *range)
+{
+    QTAILQ_REMOVE(&r->ranges, range, next);
+    g_free(range->name);
+    g_free(range);
+}
+
+void kvm_prefault_ranges_add(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
+                             uint64_t size, bool ram, bool large,
+                             const char *name)
+{
+    queue_range(r, range_new(r, as_id, gpa, size, ram, large, name));
 }
 
 bool kvm_prefault_ranges_del(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
@@ -102,13 +116,104 @@ bool kvm_prefault_ranges_del(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
         if (range->as_id == as_id && range->gpa == gpa &&
             range->size == size) {
             drop_work(r, range);
-            QTAILQ_REMOVE(&r->ranges, range, next);
-            g_free(range->name);
-            g_free(range);
+            range_free(r, range);
             return true;
         }
     }
     return false;
+}
+
+static void hand_over_work(KVMPrefaultChunkList *list, KVMPrefaultRange *from,
+                           KVMPrefaultRange *to)
+{
+    KVMPrefaultChunk *chunk;
+
+    QTAILQ_FOREACH(chunk, list, next) {
+        if (chunk->range == from) {
+            chunk->range = to;
+        }
+    }
+}
+
+/* The part that ends where @range begins, or begins where it ends */
+static KVMPrefaultRange *find_neighbour(KVMPrefaultRanges *r,
+                                        const KVMPrefaultRange *range)
+{
+    KVMPrefaultRange *other;
+
+    QTAILQ_FOREACH(other, &r->ranges, next) {
+        if (other->part && other->as_id == range->as_id &&
+            (other->gpa + other->size == range->gpa ||
+             range->gpa + range->size == other->gpa) &&
+            g_str_equal(other->name, range->name)) {
+            return other;
+        }
+    }
+    return NULL;
+}
+
+static void join(KVMPrefaultRanges *r, KVMPrefaultRange *range)
+{
+    KVMPrefaultRange *other;
+
+    while ((other = find_neighbour(r, range))) {
+        hand_over_work(&r->work, other, range);
+        hand_over_work(&r->taken, other, range);
+        range->gpa = MIN(range->gpa, other->gpa);
+        range->size += other->size;
+        range->populated += other->populated;
+        range_free(r, other);
+    }
+}
+
+void kvm_prefault_ranges_add_part(KVMPrefaultRanges *r, int as_id,
+                                  uint64_t gpa, uint64_t size, bool large,
+                                  const char *name)
+{
+    KVMPrefaultRange *range;
+
+    kvm_prefault_ranges_cut(r, as_id, gpa, size);
+    range = range_new(r, as_id, gpa, size, true, large, name);
+    range->part = true;
+    queue_range(r, range);
+    join(r, range);
+}
+
+/* What stays of @range; work on it begins anew unless there was none left */
+static void keep_part(KVMPrefaultRanges *r, const KVMPrefaultRange *range,
+                      uint64_t gpa, uint64_t end)
+{
+    KVMPrefaultRange *part;
+
+    if (gpa >= end) {
+        return;
+    }
+    part = range_new(r, range->as_id, gpa, end - gpa, range->ram,
+                     range->large, range->name);
+    part->part = true;
+    if (range->populated == range->size) {
+        part->populated = part->size;
+    } else {
+        queue_range(r, part);
+    }
+}
+
+void kvm_prefault_ranges_cut(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
+                             uint64_t size)
+{
+    KVMPrefaultRange *range, *tmp;
+    uint64_t end = gpa + size;
+
+    QTAILQ_FOREACH_SAFE(range, &r->ranges, next, tmp) {
+        if (!range->part || range->as_id != as_id || range->gpa >= end ||
+            range->gpa + range->size <= gpa) {
+            continue;
+        }
+        drop_work(r, range);
+        keep_part(r, range, range->gpa, gpa);
+        keep_part(r, range, end, range->gpa + range->size);
+        range_free(r, range);
+    }
 }
 
 void kvm_prefault_ranges_invalidate(KVMPrefaultRanges *r)
@@ -211,6 +316,41 @@ uint64_t kvm_prefault_ranges_mapped(const KVMPrefaultRanges *r)
         mapped += range->populated;
     }
     return mapped;
+}
+
+/* The end of a hole that @at is in, or @at */
+static uint64_t leave_hole(const KVMPrefaultHole *holes, unsigned nr,
+                           uint64_t at)
+{
+    unsigned i;
+
+    for (i = 0; i < nr; i++) {
+        if (holes[i].start <= at && at < holes[i].start + holes[i].size) {
+            return holes[i].start + holes[i].size;
+        }
+    }
+    return at;
+}
+
+uint64_t kvm_prefault_next_piece(const KVMPrefaultHole *holes, unsigned nr,
+                                 uint64_t *at, uint64_t end, uint64_t max)
+{
+    uint64_t size, behind;
+    unsigned i;
+
+    while ((behind = leave_hole(holes, nr, *at)) != *at) {
+        *at = behind;
+    }
+    if (*at >= end) {
+        return 0;
+    }
+    size = MIN(max, end - *at);
+    for (i = 0; i < nr; i++) {
+        if (holes[i].start > *at) {
+            size = MIN(size, holes[i].start - *at);
+        }
+    }
+    return size;
 }
 
 uint64_t kvm_prefault_touch_step(const KVMPrefaultTouch *touch, uint64_t done,

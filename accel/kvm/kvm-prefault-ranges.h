@@ -30,6 +30,8 @@ typedef struct KVMPrefaultRange {
     bool ram;
     /* backed by huge pages that KVM can map as such, but at its ends */
     bool large;
+    /* part of a slot, the rest of which has no memory now */
+    bool part;
     char *name;
     QTAILQ_ENTRY(KVMPrefaultRange) next;
 } KVMPrefaultRange;
@@ -52,6 +54,12 @@ typedef struct KVMPrefaultTouch {
     /* whole huge pages of at least 2 MiB take one touch each */
     bool large;
 } KVMPrefaultTouch;
+
+/* Addresses that are not to be touched */
+typedef struct KVMPrefaultHole {
+    uint64_t start;
+    uint64_t size;
+} KVMPrefaultHole;
 
 typedef QTAILQ_HEAD(, KVMPrefaultChunk) KVMPrefaultChunkList;
 
@@ -87,6 +95,25 @@ void kvm_prefault_ranges_add(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
  * Returns: false if there is no such range.
  */
 bool kvm_prefault_ranges_del(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
+                             uint64_t size);
+
+/**
+ * kvm_prefault_ranges_add_part: a part of a slot has got memory
+ *
+ * As kvm_prefault_ranges_add() for RAM, but parts of one name that touch each
+ * other become one range.
+ */
+void kvm_prefault_ranges_add_part(KVMPrefaultRanges *r, int as_id,
+                                  uint64_t gpa, uint64_t size, bool large,
+                                  const char *name);
+
+/**
+ * kvm_prefault_ranges_cut: parts of slots have lost their memory
+ *
+ * Any work there is forgotten.  Only touches what has been added by
+ * kvm_prefault_ranges_add_part(), whole or not.
+ */
+void kvm_prefault_ranges_cut(KVMPrefaultRanges *r, int as_id, uint64_t gpa,
                              uint64_t size);
 
 /**
@@ -137,6 +164,18 @@ uint64_t kvm_prefault_ranges_count(const KVMPrefaultRanges *r,
  * kvm_prefault_ranges_mapped: bytes mapped of all ranges, RAM or not
  */
 uint64_t kvm_prefault_ranges_mapped(const KVMPrefaultRanges *r);
+
+/**
+ * kvm_prefault_next_piece: find what is not in a hole
+ * @holes: in any order, they may overlap
+ * @at: where to begin; moved to behind a hole that it is in
+ * @end: where to end
+ * @max: most bytes to return
+ *
+ * Returns: bytes from @at on that are in no hole, 0 if there are none.
+ */
+uint64_t kvm_prefault_next_piece(const KVMPrefaultHole *holes, unsigned nr,
+                                 uint64_t *at, uint64_t end, uint64_t max);
 
 /**
  * kvm_prefault_touch_step: how to go on touching memory

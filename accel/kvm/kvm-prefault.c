@@ -61,6 +61,9 @@ static void set_state(KvmPrefaultState state)
                                  KvmPrefaultState_str(state));
         p->state = state;
         kvm_prefault_event();
+        if (state != KVM_PREFAULT_STATE_POPULATING) {
+            kvm_prefault_plug_all();
+        }
     }
 }
 
@@ -323,7 +326,7 @@ static void invalidate(KVMPrefaultCause cause, bool before_start)
     kvm_prefault_ranges_invalidate(&p->ranges);
     kvm_prefault_watch_pass_begin(before_start);
     if (cause != KVM_PREFAULT_CAUSE_MTRR) {
-        p->host_stale = true;
+        p->host_stale = p->host_all = true;
         if (cause != KVM_PREFAULT_CAUSE_LOST) {
             p->lock_stale = p->pin != KVM_PIN_RAM_OFF;
         }

@@ -148,6 +148,7 @@ typedef struct KVMPrefault {
     unsigned sessions;          /* vCPUs whose state is that of method vcpu */
     unsigned suspended;         /* KVMPrefaultSuspend */
     bool host_stale;            /* host pages are to be populated */
+    bool host_all;              /* ... all of them, not only what is new */
     bool lock_stale;            /* ... and locked */
     bool split;                 /* ... but huge ones put together before */
     bool host_running;          /* one of the two is being done */
@@ -542,9 +543,9 @@ void kvm_prefault_host_resume(void);
 bool kvm_prefault_host_placed(void);
 
 /**
- * kvm_prefault_host_progress: bytes populated and locked by the last pass
+ * kvm_prefault_host_progress: bytes populated and locked
  *
- * Context: any.
+ * Context: BQL held.
  */
 void kvm_prefault_host_progress(uint64_t *populated, uint64_t *pinned);
 
@@ -553,6 +554,72 @@ void kvm_prefault_host_progress(uint64_t *populated, uint64_t *pinned);
  * @mr: the backend's memory region
  */
 void kvm_prefault_host_track(MemoryRegion *mr, bool visible);
+
+/**
+ * kvm_prefault_host_plugged: a part of a backend has got memory
+ * @mr: the backend's memory region, which has a RamDiscardManager
+ */
+void kvm_prefault_host_plugged(MemoryRegion *mr, uint64_t offset,
+                               uint64_t size);
+
+/**
+ * kvm_prefault_host_forget: memory is about to lose its pages, or to go
+ * @mr: the backend's memory region
+ *
+ * It is unlocked, and not touched any more.  Waits for work that is being
+ * done on it, 64 MiB per thread at most.
+ */
+void kvm_prefault_host_forget(MemoryRegion *mr, uint64_t offset,
+                              uint64_t size);
+
+/**
+ * kvm_prefault_host_admits: check that the host has memory for a plug
+ *
+ * Touches nothing.  Returns: false with @errp set if it has not, or if it
+ * must not be locked.
+ */
+bool kvm_prefault_host_admits(MemoryRegion *mr, uint64_t offset,
+                              uint64_t size, Error **errp);
+
+/* kvm-prefault-discard.c */
+
+/**
+ * kvm_prefault_discard_add: follow what is plugged and unplugged in a slot
+ * @section: RAM with a RamDiscardManager; what is plugged becomes work
+ */
+void kvm_prefault_discard_add(MemoryRegionSection *section, int as_id,
+                              bool large);
+
+/**
+ * kvm_prefault_discard_del: the slot has gone
+ */
+void kvm_prefault_discard_del(MemoryRegionSection *section, int as_id);
+
+/**
+ * kvm_prefault_discard_forbid: keep devices from discarding guest RAM
+ *
+ * Devices that tell what they discard (virtio-mem) are let be, others keep
+ * quiet (virtio-balloon) or are refused.
+ *
+ * Returns: false with @errp set if there is a device already that does not go
+ * with the properties.
+ */
+bool kvm_prefault_discard_forbid(Error **errp);
+
+/**
+ * kvm_prefault_discard_reasons: which devices do not do what they are for
+ * @reasons: they are added to it
+ */
+void kvm_prefault_discard_reasons(GPtrArray *reasons);
+
+/* kvm-prefault-plug.c */
+
+/**
+ * kvm_prefault_plug_all: tell the guest of all memory that has been plugged
+ *
+ * Context: main loop.
+ */
+void kvm_prefault_plug_all(void);
 
 /* kvm-prefault-listener.c */
 

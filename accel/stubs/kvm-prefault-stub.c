@@ -9,6 +9,7 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-kvm-prefault.h"
+#include "hw/hotplug.h"
 #include "system/kvm_prefault.h"
 
 bool kvm_prefault_stable_slots(void)
@@ -43,6 +44,25 @@ bool kvm_prefault_vcpu_ready(CPUState *cpu)
 }
 
 void kvm_prefault_vcpu_left(CPUState *cpu)
+{
+}
+
+size_t kvm_prefault_ram_align(size_t align)
+{
+    return align;
+}
+
+void kvm_prefault_before_discard(RAMBlock *rb, uint64_t start,
+                                 uint64_t length)
+{
+}
+
+void kvm_prefault_plug_when_ready(HotplugHandler *handler, DeviceState *dev)
+{
+    hotplug_handler_plug(handler, dev, &error_abort);
+}
+
+void kvm_prefault_plug_now(DeviceState *dev)
 {
 }
 

@@ -9,6 +9,7 @@
 #ifndef SYSTEM_KVM_PREFAULT_H
 #define SYSTEM_KVM_PREFAULT_H
 
+#include "hw/hotplug.h"
 #include "qom/object.h"
 #include "system/kvm.h"
 
@@ -94,5 +95,44 @@ bool kvm_prefault_vcpu_ready(CPUState *cpu);
  * Context: the vCPU's own thread, BQL held.
  */
 void kvm_prefault_vcpu_left(CPUState *cpu);
+
+/**
+ * kvm_prefault_ram_align: where to map guest RAM that has a file descriptor
+ * @align: the least alignment of its address in QEMU
+ *
+ * Returns: an alignment that is good for huge pages, if RAM is kept mapped or
+ * locked, else @align.
+ */
+size_t kvm_prefault_ram_align(size_t align);
+
+/**
+ * kvm_prefault_before_discard: guest RAM is about to be discarded
+ * @rb: the RAM block
+ * @start: offset of what is discarded
+ * @length: bytes that are discarded
+ *
+ * Memory that a device has unplugged is unlocked, and nothing that is going on
+ * populates it any more.
+ *
+ * Context: BQL held if @rb has a RamDiscardManager.
+ */
+void kvm_prefault_before_discard(RAMBlock *rb, uint64_t start,
+                                 uint64_t length);
+
+/**
+ * kvm_prefault_plug_when_ready: tell the guest of a device with memory
+ * @handler: will plug the device, which tells the guest
+ * @dev: the device; its memory is guest-visible already
+ *
+ * At once if that memory is populated, else as soon as it is, or cannot be.
+ */
+void kvm_prefault_plug_when_ready(HotplugHandler *handler, DeviceState *dev);
+
+/**
+ * kvm_prefault_plug_now: have the guest be told of @dev, if it has not been
+ *
+ * To be called before it is asked to give the device up.
+ */
+void kvm_prefault_plug_now(DeviceState *dev);
 
 #endif /* SYSTEM_KVM_PREFAULT_H */

@@ -324,6 +324,174 @@ static void test_chunk_kind(void)
     remove_all();
 }
 
+static unsigned nr_ranges(void)
+{
+    KVMPrefaultRange *range;
+    unsigned n = 0;
+
+    QTAILQ_FOREACH(range, &ranges.ranges, next) {
+        n++;
+    }
+    return n;
+}
+
+static void add_part(uint64_t gpa, uint64_t size)
+{
+    kvm_prefault_ranges_add_part(&ranges, 0, gpa, size, false, "part");
+}
+
+static void cut(uint64_t gpa, uint64_t size)
+{
+    kvm_prefault_ranges_cut(&ranges, 0, gpa, size);
+}
+
+static void test_parts_join(void)
+{
+    setup();
+    add_part(4 * GiB, 128 * MiB);
+    do_all(0, CHUNK);
+    add_part(4 * GiB + 256 * MiB, 128 * MiB);
+    g_assert_cmpuint(nr_ranges(), ==, 2);
+    g_assert_cmpuint(ranges.work_bytes, ==, 128 * MiB);
+    /* fills the gap: one range, of which the first third is populated */
+    add_part(4 * GiB + 128 * MiB, 128 * MiB);
+    g_assert_cmpuint(nr_ranges(), ==, 1);
+    g_assert_cmpuint(ranges.work_bytes, ==, 256 * MiB);
+    g_assert_cmpuint(populated(), ==, 128 * MiB);
+    do_all(0, CHUNK);
+    g_assert_cmpuint(populated(), ==, 384 * MiB);
+    remove_all();
+}
+
+static void test_parts_do_not_join_slots(void)
+{
+    setup();
+    kvm_prefault_ranges_add(&ranges, 0, 0, CHUNK, true, false, "part");
+    add_part(CHUNK, CHUNK);
+    g_assert_cmpuint(nr_ranges(), ==, 2);
+    cut(0, 2 * CHUNK);
+    g_assert_cmpuint(nr_ranges(), ==, 1);
+    g_assert_cmpuint(ranges.work_bytes, ==, CHUNK);
+    remove_all();
+}
+
+static void test_cut_populated(void)
+{
+    setup();
+    add_part(0, 4 * CHUNK);
+    do_all(0, CHUNK);
+    cut(CHUNK + 2 * MiB, 4 * MiB);
+    g_assert_cmpuint(nr_ranges(), ==, 2);
+    g_assert_cmpuint(ranges.work_bytes, ==, 0);
+    g_assert_cmpuint(populated(), ==, 4 * CHUNK - 4 * MiB);
+    remove_all();
+}
+
+static void test_cut_with_work_in_hand(void)
+{
+    KVMPrefaultChunk *chunk;
+
+    setup();
+    add_part(0, 2 * CHUNK);
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    cut(0, 4 * MiB);
+    /* the rest begins anew; what is in hand belongs to nobody */
+    g_assert_null(chunk->range);
+    g_assert_cmpuint(ranges.work_bytes, ==, 2 * CHUNK - 4 * MiB);
+    kvm_prefault_ranges_put(&ranges, chunk, chunk->size, false);
+    g_assert_cmpuint(populated(), ==, 0);
+    do_all(0, CHUNK);
+    g_assert_cmpuint(populated(), ==, 2 * CHUNK - 4 * MiB);
+    remove_all();
+}
+
+#define BLOCKS 48
+#define BLOCK (4 * MiB)
+
+/* Compare with a model that remembers each block */
+static void check_blocks(const bool *plugged)
+{
+    KVMPrefaultRange *range;
+    unsigned i, blocks = 0, runs = 0;
+
+    for (i = 0; i < BLOCKS; i++) {
+        blocks += plugged[i];
+        runs += plugged[i] && (i == 0 || !plugged[i - 1]);
+    }
+    g_assert_cmpuint(kvm_prefault_ranges_count(&ranges, NULL), ==,
+                     blocks * BLOCK);
+    QTAILQ_FOREACH(range, &ranges.ranges, next) {
+        g_assert_cmpuint(range->populated, <=, range->size);
+        for (i = 0; i < range->size / BLOCK; i++) {
+            g_assert_true(plugged[range->gpa / BLOCK + i]);
+        }
+    }
+    g_assert_cmpuint(nr_ranges(), >=, runs);
+}
+
+static void test_parts_random(void)
+{
+    bool plugged[BLOCKS] = { false };
+    unsigned step, i;
+
+    setup();
+    for (step = 0; step < 3000; step++) {
+        unsigned first = g_test_rand_int_range(0, BLOCKS);
+        unsigned count = g_test_rand_int_range(1, BLOCKS - first + 1);
+        bool plug = g_test_rand_bit();
+
+        if (plug) {
+            add_part(first * BLOCK, count * BLOCK);
+        } else {
+            cut(first * BLOCK, count * BLOCK);
+        }
+        for (i = first; i < first + count; i++) {
+            plugged[i] = plug;
+        }
+        check_blocks(plugged);
+        if (g_test_rand_bit()) {
+            do_all(0, CHUNK / 4);
+            g_assert_cmpuint(populated(), ==,
+                             kvm_prefault_ranges_count(&ranges, NULL));
+        }
+    }
+    remove_all();
+}
+
+/* What is left of 0 to @end in pieces of at most @max */
+static uint64_t sum_pieces(const KVMPrefaultHole *holes, unsigned nr,
+                           uint64_t end, uint64_t max)
+{
+    uint64_t at = 0, sum = 0, size;
+
+    while ((size = kvm_prefault_next_piece(holes, nr, &at, end, max))) {
+        unsigned i;
+
+        g_assert_cmpuint(size, <=, max);
+        g_assert_cmpuint(at + size, <=, end);
+        for (i = 0; i < nr; i++) {
+            g_assert_true(at + size <= holes[i].start ||
+                          at >= holes[i].start + holes[i].size);
+        }
+        at += size;
+        sum += size;
+    }
+    return sum;
+}
+
+static void test_pieces(void)
+{
+    const KVMPrefaultHole holes[] = {
+        { 8 * MiB, 4 * MiB }, { 10 * MiB, 6 * MiB }, { 62 * MiB, 10 * MiB },
+        { 0, 2 * MiB }, { 16 * MiB, 0 },
+    };
+
+    g_assert_cmpuint(sum_pieces(NULL, 0, 64 * MiB, 5 * MiB), ==, 64 * MiB);
+    g_assert_cmpuint(sum_pieces(holes, ARRAY_SIZE(holes), 64 * MiB, 4 * MiB),
+                     ==, (64 - 8 - 2 - 2) * MiB);
+    g_assert_cmpuint(sum_pieces(holes, 1, 12 * MiB, GiB), ==, 8 * MiB);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -344,6 +512,14 @@ int main(int argc, char **argv)
                     test_invalidate_restarts);
     g_test_add_func("/kvm-prefault/totals-count-ram-only",
                     test_totals_count_ram_only);
+    g_test_add_func("/kvm-prefault/parts/join", test_parts_join);
+    g_test_add_func("/kvm-prefault/parts/not-slots",
+                    test_parts_do_not_join_slots);
+    g_test_add_func("/kvm-prefault/parts/cut", test_cut_populated);
+    g_test_add_func("/kvm-prefault/parts/cut-with-work",
+                    test_cut_with_work_in_hand);
+    g_test_add_func("/kvm-prefault/parts/random", test_parts_random);
+    g_test_add_func("/kvm-prefault/parts/pieces", test_pieces);
     g_test_add_func("/kvm-prefault/threads", test_threads);
     g_test_add_func("/kvm-prefault/random", test_random);
     g_test_add_func("/kvm-prefault/touch/small", test_touch_small);

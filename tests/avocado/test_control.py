@@ -121,11 +121,6 @@ class Refusals(LabTest):
         self.assertEqual(info["pinned-bytes"], 0)
         self.assertEqual(info["pin-ram"], "off")
 
-    def test_auto_virtio_mem(self):
-        """prefault=auto with virtio-mem: the guest boots, the query names it."""
-        info = self.check_auto("auto-virtio-mem", "virtio-mem")["query"]
-        self.assertNotEqual(info["state"], "ready")
-
     def check_auto(self, name: str, word: str) -> Row:
         row = self.row(name)
         self.assertTrue(row["booted"])
@@ -135,10 +130,6 @@ class Refusals(LabTest):
     def test_threads(self):
         """More threads than vCPUs."""
         self.check_refused("threads-too-many", "'prefault-threads'", "3", "0", "2")
-
-    def test_virtio_mem(self):
-        """A device that discards guest RAM."""
-        self.check_refused("virtio-mem", "'prefault=on'", "virtio-mem")
 
 
 class Failures(LabTest):

@@ -25,8 +25,12 @@ NOT_STUB = "(guest_rip < 0xfeff8000 || guest_rip >= 0xff000000)"
 OS = "guest_rip >= 0x100000000"
 
 
-def ram_ranges(machine: str, mem_mib: int, below_mib: int = 0) -> list[tuple[int, int]]:
-    """Guest-physical ranges of RAM as QEMU's pc and q35 lay them out."""
+def ram_ranges(machine: str, mem_mib: int, below_mib: int = 0,
+               hotplug_mib: int = 0) -> list[tuple[int, int]]:
+    """Guest-physical ranges of RAM as QEMU's pc and q35 lay them out.
+
+    What is plugged begins at 4 GiB if no other RAM lies there.
+    """
     size = mem_mib << 20
     if below_mib:
         below = min(below_mib << 20, size)
@@ -37,6 +41,8 @@ def ram_ranges(machine: str, mem_mib: int, below_mib: int = 0) -> list[tuple[int
     ranges = [(0, below)]
     if size > below:
         ranges.append((FOUR_GIB, FOUR_GIB + size - below))
+    elif hotplug_mib:
+        ranges.append((FOUR_GIB, FOUR_GIB + (hotplug_mib << 20)))
     return ranges
 
 
@@ -120,9 +126,10 @@ class RamFaults:
         for instance in self._all:
             instance.enable(follow_pid)
 
-    def watch(self, machine: str, mem_mib: int, below_mib: int = 0) -> None:
+    def watch(self, machine: str, mem_mib: int, below_mib: int = 0,
+              hotplug_mib: int = 0) -> None:
         """Set to zero and count on that guest's RAM from now on."""
-        ranges = ram_ranges(machine, mem_mib, below_mib)
+        ranges = ram_ranges(machine, mem_mib, below_mib, hotplug_mib)
         self._ram.watch(ranges)
         self._high.watch(above_1m(ranges))
         self._os.watch(ranges, OS)
@@ -160,7 +167,8 @@ class NoFaults:
     def __init__(self, reason: str):
         self.reason = reason
 
-    def watch(self, machine: str, mem_mib: int, below_mib: int = 0) -> None:
+    def watch(self, machine: str, mem_mib: int, below_mib: int = 0,
+              hotplug_mib: int = 0) -> None:
         """Nothing to set to zero."""
 
     def watch_part(self, start: int, end: int, whose: str = NOT_STUB) -> None:

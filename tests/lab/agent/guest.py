@@ -30,7 +30,7 @@ class Guest:
         self.work = Path(paths.work) / name
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir(parents=True)
-        if spec.firmware == "ovmf":
+        if spec.firmware != "seabios":
             shutil.copy(paths.ovmf_vars, self.work / "vars.fd")
         self.argv = command_line(spec, paths, self.work) + (extra or [])
         self._started = time.monotonic()

@@ -136,7 +136,7 @@ class Agent:
         if self._emulated and self._used and measured:
             kvmhost.scrub(spec.mem_mib * 5 // 4)
         self._used = True
-        self._faults.watch(spec.machine, spec.mem_mib, spec.below_mib)
+        self._faults.watch(spec.machine, spec.mem_mib, spec.below_mib, spec.hotplug_mib)
 
     def _reserve_huge_pages(self, spec: Spec) -> None:
         """The emulated host is ours; elsewhere they must be there already."""

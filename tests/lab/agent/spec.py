@@ -34,6 +34,9 @@ class Spec:
     reserve: bool = True
     memlock_kib: int | None = None
     touch_mib: int = 0
+    # Room for memory that is plugged, from 4 GiB on, where faults count as well.
+    hotplug_mib: int = 0
+    guest_modules: bool = False
     zap: str = "stock"
     append: str = ""
     accel: dict[str, str] = field(default_factory=dict)
@@ -53,7 +56,7 @@ class Spec:
         for name, value, allowed in (
                 ("config", spec.config, CONFIGS),
                 ("backend", spec.backend, BACKENDS),
-                ("firmware", spec.firmware, ("seabios", "ovmf")),
+                ("firmware", spec.firmware, ("seabios", "ovmf", "ovmf-smm")),
                 ("machine", spec.machine, ("pc", "q35")),
                 ("zap", spec.zap, tuple(ZAPS)),
                 ("host_page_kib", spec.host_page_kib, (4, 2048, 1048576))):
@@ -85,9 +88,11 @@ class Paths:
     qemu_img: str
     firmware: str
     ovmf_code: str
+    ovmf_smm_code: str
     ovmf_vars: str
     kernel: str
     initrd: str
+    modules: str
     work: str
     host_validate: str
 
@@ -130,7 +135,10 @@ def backend_object(spec: Spec, name: str, mib: int, work: Path) -> str:
 
 
 def memory_args(spec: Spec, work: Path) -> list[str]:
-    args = ["-m", f"{spec.mem_mib}M", "-smp", str(spec.smp)]
+    size = f"{spec.mem_mib}M"
+    if spec.hotplug_mib:
+        size += f",slots=4,maxmem={spec.mem_mib + spec.hotplug_mib}M"
+    args = ["-m", size, "-smp", str(spec.smp)]
     if not spec.nodes:
         return [*args, "-object", backend_object(spec, "mem", spec.mem_mib, work)]
     share = spec.mem_mib // spec.nodes
@@ -144,12 +152,25 @@ def memory_args(spec: Spec, work: Path) -> list[str]:
 def firmware_args(spec: Spec, paths: Paths, work: Path) -> list[str]:
     if spec.firmware == "seabios":
         return []
-    drives = []
-    for unit, (file, read_only) in enumerate(((paths.ovmf_code, "on"),
+    code, drives = paths.ovmf_code, []
+    if spec.firmware == "ovmf-smm":
+        # flash can be written to in SMM only
+        code, drives = paths.ovmf_smm_code, ["-global", "driver=cfi.pflash01,property=secure,"
+                                                        "value=on"]
+    for unit, (file, read_only) in enumerate(((code, "on"),
                                               (str(work / "vars.fd"), "off"))):
         drives += ["-drive", f"if=pflash,unit={unit},format=raw,"
                              f"readonly={read_only},file={file}"]
     return drives
+
+
+def initrd(spec: Spec, paths: Paths, work: Path) -> str:
+    """The kernel reads archives that stand one behind another."""
+    if not spec.guest_modules:
+        return paths.initrd
+    path = work / "initrd"
+    path.write_bytes(Path(paths.initrd).read_bytes() + Path(paths.modules).read_bytes())
+    return str(path)
 
 
 def append_line(spec: Spec) -> str:
@@ -163,7 +184,7 @@ def command_line(spec: Spec, paths: Paths, work: Path) -> list[str]:
         "-display", "none", "-no-user-config", "-no-reboot",
         *machine_args(spec), *accel_args(spec), *memory_args(spec, work),
         *firmware_args(spec, paths, work),
-        "-kernel", paths.kernel, "-initrd", paths.initrd,
+        "-kernel", paths.kernel, "-initrd", initrd(spec, paths, work),
         "-append", append_line(spec),
         "-chardev", f"socket,id=console,path={work}/console,server=on,wait=off",
         "-serial", "chardev:console",

@@ -152,9 +152,10 @@ class EmulatedHost:
         return {"qemu": "/lab/qemu", "qemu_upstream": "/lab/qemu-upstream",
                 "qemu_img": "/lab/qemu-img", "firmware": "/lab/firmware",
                 "ovmf_code": "/lab/firmware/OVMF_CODE",
+                "ovmf_smm_code": "/lab/firmware/OVMF_CODE_SMM",
                 "ovmf_vars": "/lab/firmware/OVMF_VARS", "kernel": "/lab/kernel",
-                "initrd": "/lab/guest.cpio", "work": "/tmp/lab",
-                "host_validate": "/lab/prefault-host-validate"}
+                "initrd": "/lab/guest.cpio", "modules": "/lab/guest-modules.cpio",
+                "work": "/tmp/lab", "host_validate": "/lab/prefault-host-validate"}
 
     def argv(self, work: Path, extra: dict[str, bytes]) -> list[str]:
         with preparing(self.config):
@@ -274,13 +275,15 @@ class ThisHost:
         for name, path in initramfs.firmware(config).items():
             (roms / name).symlink_to(path)
         ovmf = initramfs.ovmf()
+        kernel = packages.kernel(config)
         return {"qemu": str(config.qemu), "qemu_upstream": str(config.qemu_upstream),
                 "qemu_img": str(config.qemu_img),
                 "firmware": str(roms), "ovmf_code": str(ovmf["OVMF_CODE"]),
+                "ovmf_smm_code": str(ovmf["OVMF_CODE_SMM"]),
                 "ovmf_vars": str(ovmf["OVMF_VARS"]),
-                "kernel": str(packages.kernel(config).image),
-                "initrd": str(initramfs.build_guest(config)), "work": str(work / "guests"),
-                "host_validate": str(config.host_validate)}
+                "kernel": str(kernel.image), "initrd": str(initramfs.build_guest(config)),
+                "modules": str(initramfs.build_guest_modules(config, kernel)),
+                "work": str(work / "guests"), "host_validate": str(config.host_validate)}
 
     def run(self, job: dict[str, Any], listener: Listener) -> Outcome:
         work = _fresh_directory(self.config)

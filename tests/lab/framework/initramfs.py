@@ -18,6 +18,7 @@ from .cpio import Cpio
 # The emulated CPU decides which of the first two is loaded.
 KVM_VENDORS = ("kvm_amd", "kvm_intel")
 OTHER_MODULES = ["msr"]
+GUEST_MODULES = ("virtio_pci", "virtio_mem", "virtio_balloon", "efivarfs")
 ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot.bin", "linuxboot_dma.bin",
         "multiboot.bin", "multiboot_dma.bin", "pvh.bin", "vgabios-stdvga.bin"]
 SHIMS = ("fail-call", "state-compare")
@@ -66,18 +67,22 @@ def libraries(binaries: Iterable[Path]) -> set[Path]:
 
 def compiled(source: Path, target: Path, *how: str) -> Path:
     """Compile one file; make's rule: only when it or a header of its own is newer."""
-    newest = max(path.stat().st_mtime for path in
-                 (source, *source.parent.glob(f"{source.stem}*.h")))
+    return _compiled([source], [*source.parent.glob(f"{source.stem}*.h")], target, *how)
+
+
+def _compiled(sources: list[Path], headers: list[Path], target: Path, *how: str) -> Path:
+    newest = max(path.stat().st_mtime for path in (*sources, *headers))
     if not target.exists() or target.stat().st_mtime < newest:
         subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-s", *how,
-                        "-o", str(target), str(source)], check=True, timeout=120)
+                        "-o", str(target), *map(str, sources)], check=True, timeout=120)
     return target
 
 
 def build_guest_init(config: Config) -> Path:
     """Above 4 GiB, so that its addresses tell it from firmware."""
-    return compiled(LAB / "guest" / "init.c", config.work / "guest-init-pie", "-static-pie",
-                    "-fPIE")
+    guest = LAB / "guest"
+    return _compiled(sorted(guest.glob("*.c")), sorted(guest.glob("*.h")),
+                     config.work / "guest-init-pie", "-static-pie", "-fPIE")
 
 
 def build_shim(config: Config, name: str) -> Path:
@@ -117,6 +122,23 @@ def build_guest(config: Config) -> Path:
     return target
 
 
+def build_guest_modules(config: Config, kernel: packages.Kernel) -> Path:
+    """A second archive for guests that need drivers; what is built in is left out."""
+    wanted = [name for name in GUEST_MODULES if kernel.has_module(name)]
+    order = modules.in_load_order(kernel, wanted, {})
+    archive = io.BytesIO()
+    cpio = Cpio(archive)
+    cpio.directory("/modules")
+    for name, elf in order.items():
+        cpio.data(f"/modules/{name}.ko", elf)
+    cpio.data("/modules/order", "\n".join(order).encode())
+    cpio.close()
+    target = config.work / f"guest-modules-{kernel.release}.cpio"
+    if not target.exists() or target.read_bytes() != archive.getvalue():
+        target.write_bytes(archive.getvalue())
+    return target
+
+
 def firmware(config: Config) -> dict[str, Path]:
     """ROM files by name, from the first directory that has each."""
     found = {}
@@ -133,7 +155,9 @@ def firmware(config: Config) -> dict[str, Path]:
 
 
 def ovmf() -> dict[str, Path]:
-    files = {name: OVMF / f"{name}_4M.fd" for name in ("OVMF_CODE", "OVMF_VARS")}
+    """Code without and with SMM; both use the same variables."""
+    files = {"OVMF_CODE": OVMF / "OVMF_CODE_4M.fd", "OVMF_VARS": OVMF / "OVMF_VARS_4M.fd",
+             "OVMF_CODE_SMM": OVMF / "OVMF_CODE_4M.secboot.fd"}
     for path in files.values():
         if not path.is_file():
             raise LabError(f"{path} does not exist: apt-get install ovmf")
@@ -201,6 +225,9 @@ class HostImage:
             self._files[f"/lab/firmware/{name}"] = path
         self._files["/lab/kernel"] = (self._guest_kernel or self.kernel).image
         self._files["/lab/guest.cpio"] = build_guest(config)
+        guest_kernel = self._guest_kernel or self.kernel
+        if isinstance(guest_kernel, packages.Kernel):
+            self._files["/lab/guest-modules.cpio"] = build_guest_modules(config, guest_kernel)
         for name in SHIMS:
             self._files[f"/lab/{name}.so"] = build_shim(config, name)
         self._files["/lab/fail-call.functions"] = faults.functions_file(config)

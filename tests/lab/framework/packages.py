@@ -104,6 +104,10 @@ class Kernel:
             self._modules = {path.name.split(".ko")[0].replace("-", "_"): path
                              for path in root.glob("lib/modules/*/kernel/**/*.ko*")}
 
+    def has_module(self, name: str) -> bool:
+        """False for what is built in."""
+        return name in self._modules
+
     def module(self, name: str) -> Path:
         if name not in self._modules:
             raise LabError(f"kernel {self.release} has no module '{name}'")

@@ -21,6 +21,14 @@
  *                   physwrite MIB AT  write one, the same way
  *                   smi COUNT       raise COUNT system management interrupts
  *                   suspend         suspend to RAM, answers after wake-up
+ *                   cpuonline       use all CPUs that have been plugged
+ *                   waitmem MIB     wait until there are so many MiB or more
+ *                   waitless MIB    wait until there are so many MiB or less
+ *                   load MIB        touch memory all the time, in a process
+ *                   unload          end it; an error if it has ended itself
+ *                   barflip COUNT   take RAM of ivshmem off the bus and back,
+ *                                   and write to all of it
+ *                   efivar COUNT    make so many EFI variables
  *                   reboot          no answer: the next line is "boot"
  *                   poweroff        no answer
  *
@@ -53,15 +61,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE 4096UL
-#define MIB  (1024UL * 1024)
+#include "events.h"
+
 #define APM_CONTROL_PORT 0xb2
 
 static char *held;
 static size_t held_size;
 static uint64_t held_seed;
 
-static void say(const char *fmt, ...)
+void say(const char *fmt, ...)
 {
     char line[256];
     va_list ap;
@@ -86,7 +94,7 @@ static double now_ms(void)
     return ts.tv_sec * 1e3 + ts.tv_nsec / 1e6;
 }
 
-static char *map_memory(size_t size)
+char *map_memory(size_t size)
 {
     char *mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -94,7 +102,7 @@ static char *map_memory(size_t size)
     return mem == MAP_FAILED ? NULL : mem;
 }
 
-static double touch_pass(char *mem, size_t size)
+double touch_pass(char *mem, size_t size)
 {
     double start = now_ms();
     size_t at;
@@ -326,7 +334,7 @@ static void obey(const char *line)
         reboot(RB_AUTOBOOT);
     } else if (!strcmp(command, "poweroff")) {
         reboot(RB_POWER_OFF);
-    } else if (command[0]) {
+    } else if (command[0] && !obey_event(command, n)) {
         say("error %s unknown command", command);
     }
 }
@@ -375,6 +383,7 @@ int main(void)
     set_up_console();
     set_up_pages("2048", "always");
     set_up_pages("64", "always");
+    load_modules();
     say("boot cpus=%d mem_kib=%lu", get_nprocs(), mem_kib());
     if (touch_mib) {
         touch("touched", strtoul(touch_mib, NULL, 10));

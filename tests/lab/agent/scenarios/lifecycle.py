@@ -25,7 +25,8 @@ def life(events: Events) -> Scenario:
             info = guest.prefault()
             status = guest.power_off()
             steps.mark("poweroff")
-        return {"booted": status == 0, "events": steps.rows, "query": info, **more}
+        return {"booted": status == 0, "events": steps.rows, "query": info,
+                "message": guest.stderr().strip(), **more}
     return scenario(run)
 
 
@@ -34,7 +35,7 @@ def _touch(context: Context, guest: Guest) -> None:
     guest.ask(f"touch {context.spec.touched_mib // 2}")
 
 
-def _reset(guest: Guest) -> None:
+def reset_guest(guest: Guest) -> None:
     """system_reset and the boot after it; -no-reboot would end QEMU instead."""
     guest.qmp.command("set-action", reboot="reset")
     guest.qmp.command("system_reset")
@@ -44,7 +45,7 @@ def _reset(guest: Guest) -> None:
 @life
 def reset(context: Context, guest: Guest, steps: Steps) -> None:
     """system_reset twice, the second one early in the firmware."""
-    _reset(guest)
+    reset_guest(guest)
     steps.mark("system_reset")
     guest.qmp.command("system_reset")
     guest.qmp.command("system_reset")
@@ -86,7 +87,7 @@ def suspend(context: Context, guest: Guest, steps: Steps) -> None:
     guest.ask("check")
     _touch(context, guest)
     steps.mark("suspend, wake-up")
-    _reset(guest)
+    reset_guest(guest)
     steps.mark("system_reset after wake-up")
 
 
@@ -95,7 +96,7 @@ def smi(context: Context, guest: Guest, steps: Steps) -> None:
     """System management interrupts at run time, before and after a reset."""
     guest.ask("smi 16")
     steps.mark("smi")
-    _reset(guest)
+    reset_guest(guest)
     guest.ask("smi 16")
     steps.mark("system_reset, smi")
 

@@ -115,8 +115,10 @@ def _send(context: Context, source: Guest, uri: str) -> None:
 
 
 def _booted_source(context: Context, steps: Steps) -> Guest:
+    """options.wait_mib: the memory that the guest must have plugged before."""
     source = context.guest("source").start()
     source.boot()
+    source.ask(f"waitmem {context.spec.options.get('wait_mib', 0)}")
     source.ask(f"hold {context.spec.touched_mib // 4}")
     steps.mark("boot")
     return source

@@ -46,18 +46,6 @@ static void give_up(Error *err)
     p->state = KVM_PREFAULT_STATE_FAILED;
 }
 
-/* Why guest RAM must keep the pages that it has, NULL if it need not */
-static const char *keeps_pages(void)
-{
-    KVMPrefault *p = &kvm_prefault;
-
-    if (p->tdp_on) {
-        return p->config.mode == ON_OFF_AUTO_ON ? PROP_PREFAULT "=on"
-                                                : PROP_PREFAULT "=auto";
-    }
-    return p->pin == KVM_PIN_RAM_LONGTERM ? PROP_PIN_RAM "=longterm" : NULL;
-}
-
 static void machine_done(Notifier *notifier, void *data)
 {
     KVMPrefault *p = &kvm_prefault;

@@ -180,7 +180,8 @@ def append_line(spec: Spec) -> str:
 def command_line(spec: Spec, paths: Paths, work: Path) -> list[str]:
     """QEMU's argv; sockets and RAM files lie in work."""
     return [
-        paths.qemu_upstream if spec.config == "upstream" else paths.qemu, "-L", paths.firmware, "-nodefaults", "-vga", "none",
+        paths.qemu_upstream if spec.config == "upstream" else paths.qemu,
+        "-L", paths.firmware, "-nodefaults", "-vga", "none",
         "-display", "none", "-no-user-config", "-no-reboot",
         *machine_args(spec), *accel_args(spec), *memory_args(spec, work),
         *firmware_args(spec, paths, work),

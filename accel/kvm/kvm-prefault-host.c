@@ -119,8 +119,6 @@ static bool host_step(const HostPass *pass, const KVMPrefaultBlock *block,
     MemoryRegion *mr = &block->backend->mr;
     uint64_t offset = addr - (char *)memory_region_get_ram_ptr(mr);
 
-    /* a page merged by KSM is read-only and would have to be broken out */
-    qemu_madvise(addr, size, QEMU_MADV_UNMERGEABLE);
     if (pass->collapse && !kvm_prefault_block_is_hugetlb(block)) {
         collapse_step(addr, size);
     }
@@ -159,6 +157,12 @@ static bool host_block_pass(HostPass *pass, const KVMPrefaultBlock *block,
                                   MAX(block->page_size, block->unit));
     uint64_t done = 0, size;
 
+    /*
+     * A page merged by KSM is read-only and would have to be broken out.  For
+     * all of the block at once: the kernel never joins mappings again that
+     * have been split before their first page was allocated.
+     */
+    qemu_madvise(block->host, block->size, QEMU_MADV_UNMERGEABLE);
     while (!qatomic_read(&host_cancelled) &&
            (size = step_begin(pass, block, &done, step))) {
         bool ok = host_step(pass, block, block->host + done, size, errp);

@@ -121,6 +121,7 @@ static void forgive_faults(CPUState *cpu, const KVMPrefaultCounts *before)
         base->fixed += now.fixed - before->fixed;
         base->spurious += now.spurious - before->spurious;
         base->fast += now.fast - before->fast;
+        kvm_prefault_vcpu(cpu)->counts = now;
     }
 }
 

@@ -107,20 +107,34 @@ bool kvm_prefault_counts_of(CPUState *cpu, KVMPrefaultCounts *counts)
     return true;
 }
 
+static void add_counts(KVMPrefaultCounts *sum, const KVMPrefaultCounts *counts)
+{
+    sum->taken += counts->taken;
+    sum->emulated += counts->emulated;
+    sum->fixed += counts->fixed;
+    sum->spurious += counts->spurious;
+    sum->fast += counts->fast;
+    sum->nested += counts->nested;
+}
+
 bool kvm_prefault_counts(KVMPrefaultCounts *counts)
 {
     CPUState *cpu;
+    unsigned i;
 
     memset(counts, 0, sizeof(*counts));
-    if (!kvm_prefault.has_stats) {
-        return false;
-    }
     CPU_FOREACH(cpu) {
-        if (!kvm_prefault_counts_of(cpu, counts)) {
+        KVMPrefaultCounts now = { 0 };
+
+        if (!kvm_prefault_counts_of(cpu, &now)) {
             return false;
         }
+        kvm_prefault_vcpu(cpu)->counts = now;
     }
-    return true;
+    for (i = 0; i < kvm_prefault.nr_vcpus; i++) {
+        add_counts(counts, &kvm_prefault.vcpus[i].counts);
+    }
+    return kvm_prefault.has_stats;
 }
 
 static bool load_vm(void)

@@ -119,7 +119,7 @@ static uint64_t new_faults(void)
                kvm_prefault.has_nx_huge_pages;
     watch.nested = counts.nested;
     watch.faults = faults_since_ready(&counts);
-    /* there are fewer of them after a vCPU has been unplugged */
+    /* a pass that was no repair has begun to count anew */
     return innocent || watch.faults < before ? 0 : watch.faults - before;
 }
 

@@ -100,6 +100,8 @@ typedef struct KVMPrefaultVCPU {
     bool early_queued;
     /* may execute the guest's instructions at any time */
     bool in_guest;
+    /* as last read: KVM's are out of reach once the vCPU is unplugged */
+    KVMPrefaultCounts counts;
 } KVMPrefaultVCPU;
 
 /* How long the running guest was held for passes */
@@ -631,7 +633,10 @@ bool kvm_prefault_is_ram(MemoryRegion *mr);
 /* kvm-prefault-stats.c */
 
 /**
- * kvm_prefault_counts: read KVM's fault counters
+ * kvm_prefault_counts: read KVM's fault counters, the sum over all vCPUs
+ *
+ * A vCPU that has been unplugged counts as it did when it was last read, so
+ * that sums never fall.
  *
  * Returns: false if there are none.
  */

@@ -33,8 +33,9 @@ class Plan:
     def environment(self, leaks: bool = True) -> dict[str, str]:
         """ASan would like to be loaded before the shim, but does without.
 
-        Leaks: whether what is not freed at the end counts.  QEMU's exit() with an error leaves
-        answers of the monitor behind, on the stacks of coroutines, where ASan does not look.
+        Leaks: whether what is not freed at the end counts.  A QEMU that refuses to start by
+        exit() was once reported to leave objects of a QDict's size behind, perhaps answers of
+        the monitor on stacks of coroutines; that has not been shown.
         """
         return {"LD_PRELOAD": SHIM, "FAIL_PLAN": str(self._path), "FAIL_FUNCTIONS": FUNCTIONS,
                 "ASAN_OPTIONS": f"verify_asan_link_order=0:exitcode=99:detect_leaks={leaks:d}",

@@ -358,13 +358,13 @@ static GArray *blocks_to_do(void)
 /* What is left alone by this pass stays populated and locked */
 static uint64_t bytes_but(const GArray *blocks)
 {
-    uint64_t bytes = kvm_prefault_blocks_bytes(), todo = 0;
+    uint64_t bytes = kvm_prefault_blocks_bytes(), wanted = 0;
     unsigned i;
 
     for (i = 0; i < blocks->len; i++) {
-        todo += g_array_index(blocks, KVMPrefaultBlock, i).size;
+        wanted += g_array_index(blocks, KVMPrefaultBlock, i).size;
     }
-    return bytes - MIN(bytes, todo);
+    return bytes - MIN(bytes, wanted);
 }
 
 void kvm_prefault_host_start(bool populate, bool lock)

@@ -127,6 +127,9 @@ void kvm_prefault_pause_tick(void)
                now - pause_start_us > arrival_us) {
         arrival_us = MIN(2 * arrival_us, PAUSE_ARRIVAL_MAX_US);
         kvm_prefault_release();
+    } else {
+        /* time was up before a vCPU had been borrowed, so none has said so */
+        kvm_prefault_pause_leave();
     }
 }
 
@@ -149,7 +152,8 @@ void kvm_prefault_pause_leave(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    if (p->pausing && !p->sessions && kvm_prefault_pause_over()) {
+    if (p->pausing && work_until_us && !p->sessions &&
+        kvm_prefault_pause_over()) {
         kvm_prefault_release();
     }
 }

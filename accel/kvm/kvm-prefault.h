@@ -423,7 +423,8 @@ void kvm_prefault_pause_tick(void);
 bool kvm_prefault_pause_over(void);
 
 /**
- * kvm_prefault_pause_leave: a vCPU has done what it can in this pause
+ * kvm_prefault_pause_leave: end a pause whose time is up and in which no vCPU
+ * is borrowed any more
  */
 void kvm_prefault_pause_leave(void);
 

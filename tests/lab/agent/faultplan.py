@@ -11,7 +11,7 @@ SHIM = "/lab/fail-call.so"
 FUNCTIONS = "/lab/fail-call.functions"
 
 # struct plan of host/fail-call.h.
-LAYOUT = struct.Struct("<IiIIIIIIQ40s40s")
+LAYOUT = struct.Struct("<IiIIIIIIQ40s40sQ")
 EVERY = 0x7fffffff
 # The first call that fails may be the last of a piece of work, which is done then.
 SEVERAL = 4
@@ -42,7 +42,8 @@ class Plan:
                 "UBSAN_OPTIONS": "print_stacktrace=1"}
 
     def arm(self, call: str, error: str, first: int = 1, count: int = EVERY,
-            anyone: bool = False, from_mib: int = 0, within: str = "", cpus: int = 0) -> None:
+            anyone: bool = False, from_mib: int = 0, within: str = "", cpus: int = 0,
+            late_ms: int = 0) -> None:
         """Let call number first and the count - 1 after it fail; "short": do half of it.
 
         Within: only those made by this function of ours, or by what it calls.
@@ -51,7 +52,7 @@ class Plan:
         self.disarm()
         self._wanted = min(count, SEVERAL)
         self._map[:] = LAYOUT.pack(0, number, first, count, anyone, 0, 0, cpus, from_mib << 20,
-                                   call.encode(), within.encode())
+                                   call.encode(), within.encode(), late_ms)
         self._map[0] = 1
 
     def disarm(self) -> None:

@@ -86,12 +86,14 @@ def _expand(row: Row) -> Iterator[Case]:
         accel = {"prefault": mode, "prefault-method": row["method"], **row["accel"]}
         more = " ".join(f"{k}={v}" for k, v in row["accel"].items())
         smp = f"{row['smp']} vCPUs" if row["smp"] > 1 else ""
+        late = f"after {row['late_ms']} ms" if row["late_ms"] else ""
         yield {"id": " ".join(filter(None, (
-                   call, error, times, WITHIN[row["within"]], when, mode, row["method"], smp,
-                   more))),
+                   call, error, times, late, WITHIN[row["within"]], when, mode, row["method"],
+                   smp, more))),
                "call": call, "errno": error, "times": times, "when": when, "mode": mode,
                "first": first, "count": count, "anyone": row["anyone"],
                "from_mib": row["from_mib"], "within": row["within"], "cpus": row["cpus"],
+               "late_ms": row["late_ms"],
                "expect": _expected(row, mode),
                "spec": {"accel": accel, "smp": row["smp"], "mem_mib": row.get("mem_mib", 64),
                         "options": {"quiet": row["quiet"]}},

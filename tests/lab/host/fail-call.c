@@ -24,6 +24,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #include <unwind.h>
 
@@ -171,6 +172,9 @@ static int must_fail(const char *name)
 
 static int fails(void)
 {
+    struct timespec late = { plan->late / 1000, plan->late % 1000 * 1000000 };
+
+    nanosleep(&late, NULL);
     errno = plan->error;
     return -1;
 }

@@ -33,8 +33,10 @@ struct plan {
     /* name of the call, and of a function that must be on the stack, or "" */
     char call[40];
     char within[40];
+    /* milliseconds that a call takes before it fails */
+    uint64_t late;
 };
 
-_Static_assert(sizeof(struct plan) == 120, "agent/faultplan.py knows it so");
+_Static_assert(sizeof(struct plan) == 128, "agent/faultplan.py knows it so");
 
 #endif

@@ -117,7 +117,8 @@ class Cases:
 
     def _arm(self, case: Case) -> None:
         self._plan.arm(case["call"], case["errno"], case["first"], case["count"],
-                       case["anyone"], case["from_mib"], case["within"], case["cpus"])
+                       case["anyone"], case["from_mib"], case["within"], case["cpus"],
+                       case["late_ms"])
 
     def _at_start(self, case: Case) -> Result:
         self._arm(case)

@@ -33,6 +33,23 @@ kvm_fetch() {
     kvm_find "$2" "$3" || die "apt-suite left no $2_$3_*.deb in $debs"
 }
 
+# kvm_fetch_or_newer SUITE PACKAGE VERSION: sets $deb. For packages that all kernels of a
+# series share: the archive drops a version as soon as the next one arrives.
+kvm_fetch_or_newer() {
+    ! kvm_find "$2" "$3" || return 0
+    offered=$("$root/scripts/apt-suite" "$1" madison "$2" |
+        awk -F'|' '/Packages$/ { gsub(/ /, "", $2); print $2 }' | sort -V)
+    newest=$(printf '%s\n' "$offered" | tail -n 1)
+    if printf '%s\n' "$offered" | grep -qxF "$3"; then
+        newest=$3
+    elif dpkg --compare-versions "$newest" gt "$3"; then
+        notice "$2 $3 is gone from the archive, using $newest"
+    else
+        die "$2 $3 or newer is not in $1; newest there: ${newest:-none}"
+    fi
+    kvm_fetch "$1" "$2" "$newest"
+}
+
 # "VERSION HEADERS-PACKAGE" that the suite's meta package names today.
 kvm_newest() {
     "$root/scripts/apt-suite" "$1" show linux-headers-amd64 |
@@ -49,11 +66,12 @@ kvm_resolve() {
     pinned="$version $headers"
     if chosen=$(sed -n "s/^$pinned -> //p" "$build/stamp/$pin" 2>/dev/null) && [ -n "$chosen" ]; then
         :
-    elif kvm_fetch "$suite" "linux-source-$kernel" "$version"; then
+    elif kvm_fetch "$suite" "linux-source-$kernel" "$version" &&
+        kvm_fetch "$suite" "$headers" "$version"; then
         chosen=$pinned
     else
         chosen=$(kvm_newest "$suite")
-        [ -n "$chosen" ] || die "linux-source-$kernel $version could not be fetched, and linux-headers-amd64 of $suite is no $kernel kernel; change upstream/$pin.version"
+        [ -n "$chosen" ] || die "linux-source-$kernel $version or $headers could not be fetched, and linux-headers-amd64 of $suite is no $kernel kernel; change upstream/$pin.version"
         notice "kernel $version is gone from the archive, using ${chosen% *}"
     fi
     stamp_set "$pin" "$pinned -> $chosen"

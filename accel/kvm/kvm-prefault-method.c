@@ -77,12 +77,7 @@ bool kvm_prefault_method_choose(KVMState *s, Error **errp)
         return false;
     }
     if (p->method == KVM_PREFAULT_METHOD_VCPU) {
-        /*
-         * One at a time unless asked for more: of four that began at once one
-         * sometimes took a triple fault, for a reason not found yet.
-         */
-        p->threads = MIN(p->config.threads ? p->threads : 1,
-                         kvm_arch_prefault_vcpu_threads_max());
+        p->threads = MIN(p->threads, kvm_arch_prefault_vcpu_threads_max());
     }
     return true;
 }

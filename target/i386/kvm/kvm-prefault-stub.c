@@ -6,7 +6,7 @@
  * and tables take 16 KiB; a window of linear addresses per vCPU shows the
  * memory that it works on:
  *
- *   page 0   code, page directory pointer table
+ *   page 0   code, page directory pointer tables
  *   page 1   page directory for 3-4 GiB: the code, at its physical address
  *   page 2   page directory for 1-2 GiB: windows 0 to 15
  *   page 3   page directory for 2-3 GiB: windows 16 to 31
@@ -26,6 +26,7 @@
 #define STUB_SIZE         (16 * KiB)
 #define STUB_PAGE         (4 * KiB)
 #define PDPT_OFFSET       0x800
+#define PDPT_SIZE         32
 #define LARGE_PAGE        (2 * MiB)
 #define FIRST_WINDOW      (1 * GiB)
 #define ENTRIES_PER_WINDOW (KVM_PREFAULT_STUB_WINDOW_SIZE / LARGE_PAGE)
@@ -68,6 +69,8 @@ static const uint8_t code_read[] = {
 #define CODE_READ_OFFSET 0x40
 
 QEMU_BUILD_BUG_ON(sizeof(code_write) > CODE_READ_OFFSET);
+QEMU_BUILD_BUG_ON(PDPT_OFFSET + KVM_PREFAULT_STUB_WINDOWS * PDPT_SIZE >
+                  STUB_PAGE);
 
 static char *stub_host(void)
 {
@@ -98,16 +101,27 @@ static uint64_t *directory(int page)
 static void write_stub(void)
 {
     char *host = stub_host();
-    uint64_t *pdpt = (uint64_t *)(host + PDPT_OFFSET);
 
     memset(host, 0, STUB_SIZE);
     memcpy(host, code_write, sizeof(code_write));
     memcpy(host + CODE_READ_OFFSET, code_read, sizeof(code_read));
+    directory(1)[(stub_gpa % GiB) / LARGE_PAGE] =
+        cpu_to_le64(QEMU_ALIGN_DOWN(stub_gpa, LARGE_PAGE) | PDE_FLAGS);
+}
+
+/*
+ * Each vCPU has a table of its own, written before KVM reads it: a host that
+ * QEMU's TCG emulates sets the accessed bit in it.  That bit is reserved, so
+ * KVM would not take the table from then on, and inject #PF into the stub.
+ */
+static void write_pdpt(int window)
+{
+    uint64_t *pdpt = (uint64_t *)(stub_host() + PDPT_OFFSET +
+                                  window * PDPT_SIZE);
+
     pdpt[1] = cpu_to_le64((stub_gpa + 2 * STUB_PAGE) | PDPTE_FLAGS);
     pdpt[2] = cpu_to_le64((stub_gpa + 3 * STUB_PAGE) | PDPTE_FLAGS);
     pdpt[3] = cpu_to_le64((stub_gpa + STUB_PAGE) | PDPTE_FLAGS);
-    directory(1)[(stub_gpa % GiB) / LARGE_PAGE] =
-        cpu_to_le64(QEMU_ALIGN_DOWN(stub_gpa, LARGE_PAGE) | PDE_FLAGS);
 }
 
 int kvm_prefault_stub_get(void)
@@ -120,6 +134,7 @@ int kvm_prefault_stub_get(void)
     if (!windows_used) {
         write_stub();
     }
+    write_pdpt(window);
     windows_used |= 1u << window;
     return window;
 }
@@ -146,9 +161,9 @@ uint32_t kvm_prefault_stub_aim(int window, uint64_t gpa)
            (gpa - block);
 }
 
-uint32_t kvm_prefault_stub_cr3(void)
+uint32_t kvm_prefault_stub_cr3(int window)
 {
-    return stub_gpa + PDPT_OFFSET;
+    return stub_gpa + PDPT_OFFSET + window * PDPT_SIZE;
 }
 
 uint32_t kvm_prefault_stub_entry(bool write)

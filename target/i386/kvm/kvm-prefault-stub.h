@@ -32,7 +32,7 @@ bool kvm_prefault_stub_create(uint64_t gpa, Error **errp);
 /**
  * kvm_prefault_stub_get: take a window
  *
- * The first one taken writes the stub and its page tables.
+ * The first one taken writes the stub and what its page tables have in common.
  *
  * Context: BQL held.  Returns: its number, or -EBUSY if all are taken.
  */
@@ -57,9 +57,9 @@ void kvm_prefault_stub_put(int window);
 uint32_t kvm_prefault_stub_aim(int window, uint64_t gpa);
 
 /**
- * kvm_prefault_stub_cr3: page directory pointer table, PAE format
+ * kvm_prefault_stub_cr3: page directory pointer table of a window, PAE format
  */
-uint32_t kvm_prefault_stub_cr3(void);
+uint32_t kvm_prefault_stub_cr3(int window);
 
 /**
  * kvm_prefault_stub_entry: linear address of the first instruction

@@ -235,7 +235,7 @@ static struct kvm_sregs2 stub_sregs(const KVMPrefaultSaved *s)
                CR0_WP_MASK | CR0_PG_MASK |
                (s->sregs.cr0 & (CR0_NW_MASK | CR0_CD_MASK)),
         .cr2 = s->sregs.cr2,
-        .cr3 = kvm_prefault_stub_cr3(),
+        .cr3 = kvm_prefault_stub_cr3(s->window),
         .cr4 = CR4_PAE_MASK | (s->sregs.cr4 & CR4_VMXE_MASK),
         .cr8 = s->sregs.cr8,
         .efer = s->sregs.efer & MSR_EFER_SVME,

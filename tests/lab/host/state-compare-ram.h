@@ -1,5 +1,5 @@
 /*
- * A checksum of guest memory, for state-compare.c
+ * Guest memory, and a checksum of it, for state-compare.c
  *
  * Copyright (c) 2026 The qemu-prefault developers
  *
@@ -17,6 +17,9 @@
 /* Where the instructions and tables of method "vcpu" lie */
 #define STUB_START 0xfeff8000ULL
 #define STUB_END   0xff000000ULL
+
+#define PDPTE_PRESENT  0x01ULL
+#define PDPTE_ACCESSED 0x20ULL
 
 #define MAX_VCPUS  16
 #define MAX_SLOTS  128
@@ -53,6 +56,33 @@ static void note_slot(const struct kvm_userspace_memory_region *r)
     }
     *slot = (struct slot) { r->slot, r->guest_phys_addr, r->memory_size,
                             r->userspace_addr };
+}
+
+/* Where guest memory that is in a slot lies in QEMU */
+static uint64_t *guest_words(uint64_t gpa)
+{
+    int i;
+
+    for (i = 0; i < MAX_SLOTS; i++) {
+        if (gpa >= slots[i].gpa && gpa - slots[i].gpa < slots[i].size) {
+            return (uint64_t *)(slots[i].host + gpa - slots[i].gpa);
+        }
+    }
+    abort();
+}
+
+/* In page directory pointers the accessed bit is a reserved one */
+static void mark_accessed(uint64_t *pdpt, bool accessed)
+{
+    int i;
+
+    for (i = 0; i < 4; i++) {
+        if (pdpt[i] & PDPTE_PRESENT) {
+            __atomic_fetch_and(&pdpt[i], ~PDPTE_ACCESSED, __ATOMIC_SEQ_CST);
+            __atomic_fetch_or(&pdpt[i], accessed ? PDPTE_ACCESSED : 0,
+                              __ATOMIC_SEQ_CST);
+        }
+    }
 }
 
 /* An odd factor per address: a word that changes changes the sum */

@@ -12,6 +12,11 @@
  *   compared ram sum=X                      all of them have
  *   difference vcpu=N|ram WHAT ...
  *
+ * The processor must not write to the stub's page directory pointers.  QEMU's
+ * TCG did, KVM then refused to read them, and a vCPU that shared them had a
+ * triple fault.  So they are written to here, as TCG did, while their vCPU is
+ * out of the stub: no other one may depend on them.
+ *
  * With STATE_COMPARE_SPOIL a register and a byte of RAM are changed in between,
  * so that a test can see that differences are found.
  *
@@ -316,6 +321,34 @@ static void guest_runs(int i)
     }
 }
 
+static uint64_t *page_directory_pointers(int fd)
+{
+    struct sregs2 sregs;
+
+    if (call(fd, GET_SREGS2, &sregs)) {
+        abort();
+    }
+    return guest_words(sregs.cr3 & ~31ULL);
+}
+
+static long run_stub(int i, int fd, void *arg)
+{
+    uint64_t *pdpt = page_directory_pointers(fd);
+    uint64_t before;
+    long ret;
+
+    mark_accessed(pdpt, false);
+    /* the one that the instructions are found by */
+    before = pdpt[3];
+    ret = call(fd, KVM_RUN, arg);
+    if (pdpt[3] != before) {
+        say("difference vcpu=%d pdpte 0x%llx, then 0x%llx\n", i,
+            (unsigned long long)before, (unsigned long long)pdpt[3]);
+    }
+    mark_accessed(pdpt, true);
+    return ret;
+}
+
 static long run(int i, int fd, void *arg)
 {
     bool stub;
@@ -330,10 +363,11 @@ static long run(int i, int fd, void *arg)
         __atomic_add_fetch(&in_guest, 1, __ATOMIC_SEQ_CST);
     }
     pthread_mutex_unlock(&lock);
-    ret = call(fd, KVM_RUN, arg);
-    if (!stub) {
-        __atomic_sub_fetch(&in_guest, 1, __ATOMIC_SEQ_CST);
+    if (stub) {
+        return run_stub(i, fd, arg);
     }
+    ret = call(fd, KVM_RUN, arg);
+    __atomic_sub_fetch(&in_guest, 1, __ATOMIC_SEQ_CST);
     return ret;
 }
 

@@ -5,7 +5,8 @@ root := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
-.PHONY: all setup boot bench-boot bench-cow bench-mmu bench-mtrr bench-populate bench selftests check \
+.PHONY: all setup boot bench-boot bench-cow bench-latency bench-mmu bench-mtrr bench-populate bench report \
+    selftests check \
     check-full check-debug stock kvm-modules check-faults check-upstream check-sanitize soak host-validate \
     clean help
 
@@ -17,10 +18,12 @@ help:
 	@echo '                  LAB=ept emulates EPT, slowly, with our KVM modules; KVM=stock|patched chooses'
 	@echo 'make bench-boot   the whole boot matrix, build/results/matrix.json'
 	@echo 'make bench-cow    pages read, then written, build/results/cow.json'
+	@echo 'make bench-latency  first writes and reads in the guest, build/results/latency.json'
 	@echo 'make bench-mmu    flushes, zaps and syncs of the MMU, stock and patched modules, build/results/mmu.json'
 	@echo 'make bench-mtrr   zaps for guest MTRRs on Linux 6.1, build/results/mtrr.json, mtrr.svg'
 	@echo 'make bench-populate  seconds per GiB by each method, build/results/populate.json'
 	@echo 'make bench        all benchmarks'
+	@echo 'make report       all results as one page with charts, build/report/index.html'
 	@echo 'make selftests    KVM selftests, stock and patched modules (KERNEL=6.1|6.12), build/results/selftests.json'
 	@echo 'make check        all tests but the slow ones, last line: N passed, N failed, N skipped'
 	@echo 'make check-full   all tests'
@@ -56,6 +59,9 @@ bench-cow: setup
 	@$(root)/scripts/kvm-modules 6.12
 	@$(lab) cow $(if $(LAB),--lab $(LAB))
 
+bench-latency: setup
+	@$(lab) latency $(if $(LAB),--lab $(LAB))
+
 bench-mmu: setup
 	@for kernel in 6.1 6.12; do $(root)/scripts/kvm-modules $$kernel && $(root)/scripts/kvm-selftests $$kernel || exit 1; done
 	@$(lab) mmu
@@ -67,7 +73,11 @@ bench-mtrr: setup
 bench-populate: setup
 	@$(lab) populate $(if $(LAB),--lab $(LAB))
 
-bench: bench-boot bench-cow bench-mmu bench-mtrr bench-populate
+bench: bench-boot bench-cow bench-latency bench-mmu bench-mtrr bench-populate
+
+report:
+	@$(root)/scripts/deps install
+	@$(root)/scripts/report
 
 stock: setup
 	@$(root)/scripts/build stock

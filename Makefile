@@ -5,7 +5,8 @@ root := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 lab := $(root)/tests/lab/lab
 
 .NOTPARALLEL:
-.PHONY: all setup boot bench-boot bench-cow bench-latency bench-mmu bench-mtrr bench-populate bench report \
+.PHONY: all setup boot bench-boot bench-cow bench-latency bench-mmu bench-mtrr bench-populate \
+    bench-timeline bench report \
     selftests check \
     check-full check-debug stock kvm-modules check-faults check-upstream check-sanitize soak host-validate \
     clean help
@@ -22,6 +23,7 @@ help:
 	@echo 'make bench-mmu    flushes, zaps and syncs of the MMU, stock and patched modules, build/results/mmu.json'
 	@echo 'make bench-mtrr   zaps for guest MTRRs on Linux 6.1, build/results/mtrr.json, mtrr.svg'
 	@echo 'make bench-populate  seconds per GiB by each method, build/results/populate.json'
+	@echo 'make bench-timeline  RAM faults over time: stock, naive, prefault, build/results/timeline.json'
 	@echo 'make bench        all benchmarks'
 	@echo 'make report       all results as one page with charts, build/report/index.html'
 	@echo 'make selftests    KVM selftests, stock and patched modules (KERNEL=6.1|6.12), build/results/selftests.json'
@@ -73,7 +75,10 @@ bench-mtrr: setup
 bench-populate: setup
 	@$(lab) populate $(if $(LAB),--lab $(LAB))
 
-bench: bench-boot bench-cow bench-latency bench-mmu bench-mtrr bench-populate
+bench-timeline: stock
+	@$(lab) timeline
+
+bench: bench-boot bench-cow bench-latency bench-mmu bench-mtrr bench-populate bench-timeline
 
 report:
 	@$(root)/scripts/deps install

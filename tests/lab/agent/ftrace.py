@@ -92,6 +92,20 @@ class Instance:
                          ("entries", "overrun", "commit overrun", "dropped events"))
         return total
 
+    def record(self, kib: int) -> None:
+        """Room for that much per CPU, and times that compare with other clocks'."""
+        self._write("buffer_size_kb", str(kib))
+        self._write("trace_clock", "mono")
+
+    def times(self) -> list[float]:
+        """When each event was, in seconds of CLOCK_MONOTONIC, in order."""
+        text = (self.path / "trace").read_bytes()
+        found = sorted(map(float, re.findall(rb" (\d+\.\d+): kvm_page_fault: ", text)))
+        if len(found) != self.count():
+            raise RuntimeError(f"the trace has {len(found)} of {self.count()} events: its "
+                               "buffer is too small, see record()")
+        return found
+
     def samples(self, limit: int) -> list[str]:
         """The commonest faults: "gpa error-code x times (first rip)"."""
         seen: Counter[tuple[str, str]] = Counter()
@@ -146,6 +160,14 @@ class RamFaults:
         return {"ram_faults": self._ram.count(),
                 "ram_faults_above_1m": self._high.count(),
                 "ram_faults_os": self._os.count(), "stub_touches": self._stub.count()}
+
+    def record(self, kib: int) -> None:
+        """Keep the events on RAM themselves; sets to zero as well."""
+        self._ram.record(kib)
+
+    def times(self) -> list[float]:
+        """Of each event on RAM since record()."""
+        return self._ram.times()
 
     def samples(self, limit: int = 24) -> list[str]:
         return self._ram.samples(limit)

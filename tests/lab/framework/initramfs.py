@@ -18,10 +18,12 @@ from .cpio import Cpio
 # The emulated CPU decides which of the first two is loaded.
 KVM_VENDORS = ("kvm_amd", "kvm_intel")
 OTHER_MODULES = ["msr"]
+# Loaded by rows with a "rootfs".
+ROOTFS_MODULES = ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"]
 GUEST_MODULES = ("virtio_pci", "virtio_mem", "virtio_balloon", "efivarfs")
 ROMS = ["bios-256k.bin", "kvmvapic.bin", "linuxboot.bin", "linuxboot_dma.bin",
         "multiboot.bin", "multiboot_dma.bin", "pvh.bin", "vgabios-stdvga.bin"]
-SHIMS = ("fail-call", "state-compare")
+SHIMS = ("fail-call", "state-compare", "naive-prefault")
 OVMF = Path("/usr/share/OVMF")
 BUSYBOX = Path("/bin/busybox")
 APPLETS = ["sh", "mount", "mkdir", "poweroff", "dmesg", "insmod", "rmmod", "cat", "ls",
@@ -293,13 +295,18 @@ class HostImage:
 
     def _add_modules(self, cpio: Cpio) -> None:
         for vendor in KVM_VENDORS:
-            order: dict[str, bytes] = {}
-            if isinstance(self.kernel, packages.Kernel):
-                order = modules.in_load_order(self.kernel, [vendor, *OTHER_MODULES],
-                                              self._patched)
-            for name, elf in order.items():
-                cpio.data(f"/lab/modules/{name}.ko", elf)
-            cpio.data(f"/lab/modules/order.{vendor}", "\n".join(order).encode())
+            self._add_module_set(cpio, vendor, [vendor, *OTHER_MODULES])
+        self._add_module_set(cpio, "rootfs", ROOTFS_MODULES)
+
+    def _add_module_set(self, cpio: Cpio, name: str, wanted: list[str]) -> None:
+        """The modules, and their order in a file; what is built in needs neither."""
+        order: dict[str, bytes] = {}
+        if isinstance(self.kernel, packages.Kernel):
+            loadable = [module for module in wanted if self.kernel.has_module(module)]
+            order = modules.in_load_order(self.kernel, loadable, self._patched)
+        for module, elf in order.items():
+            cpio.data(f"/lab/modules/{module}.ko", elf)
+        cpio.data(f"/lab/modules/order.{name}", "\n".join(order).encode())
 
 
 def with_extra(base: Path, target: Path, extra: dict[str, bytes]) -> Path:

@@ -19,6 +19,9 @@
  *                   physread MIB AT   read a byte of each page of that many
  *                                   MiB of physical memory from AT MiB on
  *                   physwrite MIB AT  write one, the same way
+ *                   timeread MIB AT   read a byte of each page, twice, and
+ *                                   leave at AT + MIB how long each took
+ *                   timewrite MIB AT  write one, the same way
  *                   smi COUNT       raise COUNT system management interrupts
  *                   suspend         suspend to RAM, answers after wake-up
  *                   cpuonline       use all CPUs that have been plugged
@@ -37,7 +40,7 @@
  * has none left), so that the time is mostly the host's and does not depend on
  * the size of the guest's RAM (Linux chooses its huge page mode by that).
  *
- * The two phys commands are for memory that the kernel was told not to use
+ * phys and time commands are for memory that the kernel was told not to use
  * (memmap=SIZE$AT), so that nobody but them has ever touched it.
  *
  * The kernel turns "lab_touch=MIB" on its command line into an environment
@@ -62,6 +65,7 @@
 #include <unistd.h>
 
 #include "events.h"
+#include "latency.h"
 
 #define APM_CONTROL_PORT 0xb2
 
@@ -224,7 +228,7 @@ static void check(void)
     }
 }
 
-static char *map_physical(size_t size, size_t at)
+char *map_physical(size_t size, size_t at)
 {
     int fd = open("/dev/mem", O_RDWR);
     char *mem;
@@ -334,7 +338,8 @@ static void obey(const char *line)
         reboot(RB_AUTOBOOT);
     } else if (!strcmp(command, "poweroff")) {
         reboot(RB_POWER_OFF);
-    } else if (command[0] && !obey_event(command, n)) {
+    } else if (command[0] && !obey_latency(command, n, at) &&
+               !obey_event(command, n)) {
         say("error %s unknown command", command);
     }
 }

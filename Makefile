@@ -8,7 +8,7 @@ lab := $(root)/tests/lab/lab
 .PHONY: all setup boot bench-boot bench-cow bench-latency bench-mmu bench-mtrr bench-populate \
     bench-timeline bench report \
     selftests check \
-    check-full check-debug stock kvm-modules check-faults check-upstream check-sanitize soak host-validate \
+    check-full check-libvirt check-packages deb check-debug stock kvm-modules check-faults check-upstream check-sanitize soak host-validate \
     clean help
 
 all: setup
@@ -29,6 +29,9 @@ help:
 	@echo 'make selftests    KVM selftests, stock and patched modules (KERNEL=6.1|6.12), build/results/selftests.json'
 	@echo 'make check        all tests but the slow ones, last line: N passed, N failed, N skipped'
 	@echo 'make check-full   all tests'
+	@echo 'make check-libvirt  domains of docs/examples under Debian 12'"'"'s and 13'"'"'s libvirt in the lab'
+	@echo 'make check-packages  the Debian packages: contents, and life in a clean Debian 12'
+	@echo 'make deb          Debian packages in build/deb: the emulator, and KVM modules for dkms'
 	@echo 'make check-debug  guests and KVM selftests under lockdep, KASAN and PROVE_RCU'
 	@echo 'make check-faults    system calls of ours that fail, one at a time, build/results/faults.json'
 	@echo 'make check-upstream  QEMU'"'"'s own qtests, unchanged source and fork, build/results/upstream-qtest.json'
@@ -107,6 +110,18 @@ check: stock
 
 check-full: stock
 	@$(root)/scripts/check-summary --full
+
+check-libvirt: setup
+	@$(root)/scripts/run-test avocado test_libvirt.py
+	@$(root)/scripts/run-test avocado slow_libvirt.py
+
+deb: setup
+	@$(root)/scripts/deps install --deb
+	@$(root)/scripts/deb
+
+check-packages: deb
+	@$(root)/tests/packages/deb-check
+	@$(root)/tests/packages/deb-test
 
 check-debug: setup
 	@$(root)/scripts/debug-kernel 6.12

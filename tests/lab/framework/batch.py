@@ -15,7 +15,7 @@ HOST_MEM_MIB = 2048
 LARGE_HOST_MEM_MIB = 4096
 # Only the framework reads these fields, they are not sent to the agent.
 FRAMEWORK_FIELDS = ("groups", "host_append", "host_cpus", "kernel", "kvm", "kvm_parameters",
-                    "lab")
+                    "lab", "rootfs")
 
 Run = dict[str, Any]
 
@@ -39,7 +39,8 @@ def machine_for(runs: list[Run]) -> Machine:
                    mem_mib=max(mem_mib, guest_mib + HOST_MEM_MIB),
                    append=append.strip(), kvm=kvm,
                    kernel=runs[0].get("kernel", DEFAULT_KERNEL), lab=runs[0].get("lab", ""),
-                   upstream=any(_needs_upstream(run) for run in runs))
+                   upstream=any(_needs_upstream(run) for run in runs),
+                   rootfs=runs[0].get("rootfs", ""))
 
 
 def _needs_upstream(run: Run) -> bool:
@@ -51,7 +52,7 @@ def _kind(run: Run) -> tuple[Any, ...]:
     """Runs that differ in this cannot share a host."""
     machine = machine_for([run])
     return (machine.cpus, machine.mem_mib, machine.append, machine.kvm, machine.kernel,
-            machine.lab, machine.upstream,
+            machine.lab, machine.upstream, machine.rootfs,
             tuple(sorted(run.get("kvm_parameters", {}).items())))
 
 

@@ -19,7 +19,8 @@ APPEND = "console=ttyS0 panic=-1 quiet loglevel=4 nokaslr audit=0 no_timer_check
 class Machine:
     """The emulated host: size, additions to its kernel command line, kernel, whose KVM.
 
-    With upstream, it has the unchanged QEMU beside the fork.
+    With upstream, it has the unchanged QEMU beside the fork; with rootfs, a disk with the
+    userland of that Debian release.
     """
 
     cpus: int = 1
@@ -29,6 +30,8 @@ class Machine:
     kernel: str = DEFAULT_KERNEL
     lab: str = ""
     upstream: bool = False
+    rootfs: str = ""
+    disk: Path | None = None
 
 
 class Emulator(ABC):
@@ -102,11 +105,26 @@ class TcgSvm(Emulator):
             "-machine", "q35,smm=off", "-cpu", "max,+svm,+npt,-erms,-fsrm",
             "-smp", str(machine.cpus), "-m", f"{machine.mem_mib}M",
             "-kernel", str(kernel), "-initrd", str(initrd),
-            "-append", f"{APPEND} {machine.append}".strip(),
+            "-append", self._append(machine),
             "-serial", f"file:{work}/console.log",
             "-serial", f"file:{work}/agent.log",
             "-monitor", f"unix:{work}/monitor,server=on,wait=off",
+            *self._disk(machine),
         ]
+
+    @staticmethod
+    def _append(machine: Machine) -> str:
+        """AppArmor of a userland reports by way of audit; audit=1 would not undo audit=0."""
+        base = APPEND.replace("audit=0 ", "") if machine.rootfs else APPEND
+        return f"{base} {machine.append}".strip()
+
+    @staticmethod
+    def _disk(machine: Machine) -> list[str]:
+        """What the host writes is gone when it ends."""
+        if machine.disk is None:
+            return []
+        return ["-drive", f"if=none,id=disk,format=raw,snapshot=on,file={machine.disk}",
+                "-device", "virtio-blk-pci,drive=disk"]
 
     def evidence(self, work: Path, process: "subprocess.Popen[bytes]") -> str:
         """Registers twice, a second apart: same place means stuck there."""

@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterator
 
 from agent import kvmhost
 
-from . import debugkernel, initramfs, packages
+from . import debugkernel, initramfs, packages, rootfs
 from .bochs import BochsVmx
 from .config import DEFAULT_KERNEL, LAB, SYSTEM_PYTHON, Config, LabError, exclusive
 from .emulator import Emulator, Machine, TcgSvm
@@ -147,6 +147,14 @@ class EmulatedHost:
         self._image = initramfs.HostImage(config, self.machine.kvm, self.machine.kernel,
                                            self.machine.upstream)
         self._emulator = EMULATORS[self.lab](config, packages.rom_directories(config))
+        if self.machine.rootfs:
+            self._add_disk()
+
+    def _add_disk(self) -> None:
+        if self.lab != TcgSvm.name:
+            raise LabError(f"'rootfs: {self.machine.rootfs}' needs a disk, which '{self.lab}' "
+                           f"does not have: use --lab {TcgSvm.name}")
+        self.machine.disk = rootfs.image(self.config, self.machine.rootfs)
 
     def paths(self) -> dict[str, str]:
         return {"qemu": "/lab/qemu", "qemu_upstream": "/lab/qemu-upstream",
@@ -160,6 +168,8 @@ class EmulatedHost:
     def argv(self, work: Path, extra: dict[str, bytes]) -> list[str]:
         with preparing(self.config):
             base = self._image.build()
+        if self.machine.rootfs:
+            extra |= rootfs.files(self.config)
         initrd = initramfs.with_extra(base, work / "initrd", extra)
         return self._emulator.command(self.machine, self._image.kernel.image, initrd, work)
 
@@ -265,6 +275,9 @@ class ThisHost:
                            "use --lab npt or --lab ept")
         if machine and machine.kvm == "patched" and kvmhost.kvm_kind() != "patched":
             raise LabError("'kvm: patched', but this machine's KVM is not: use --lab npt")
+        if machine and machine.rootfs:
+            raise LabError(f"'rootfs: {machine.rootfs}', but this machine has its own: "
+                           "use --lab npt")
         if machine and machine.kvm == "debug":
             raise LabError("'kvm: debug' boots a kernel of its own: use --lab npt")
 

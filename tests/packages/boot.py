@@ -35,13 +35,17 @@ options=lowerdir=/lower,upperdir=/memory/upper,workdir=/memory/work
 /bin/busybox mount -t devtmpfs dev /new/dev
 /bin/busybox mount -t tmpfs tmpfs /new/tmp
 /bin/busybox mount -t tmpfs tmpfs /new/run
-# depmod reads every module, which takes minutes here: leave what KVM needs.
-kernel=/new/lib/modules/$(/bin/busybox uname -r)/kernel
+# depmod reads every module, which takes minutes here: leave this kernel, and of it what KVM needs.
+release=$(/bin/busybox uname -r)
+/bin/busybox mkdir -p /memory/modules/$release
+/bin/busybox cp -a /new/lib/modules/$release/modules.* /new/lib/modules/$release/build \
+    /memory/modules/$release
 for part in arch/x86 virt drivers/crypto/ccp drivers/char/hw_random; do
-    /bin/busybox mkdir -p /memory/kernel/$part
-    /bin/busybox cp -a $kernel/$part/. /memory/kernel/$part
+    /bin/busybox mkdir -p /memory/modules/$release/kernel/$part
+    /bin/busybox cp -a /new/lib/modules/$release/kernel/$part/. \
+        /memory/modules/$release/kernel/$part
 done
-/bin/busybox mount -o bind /memory/kernel $kernel
+/bin/busybox mount -o bind /memory/modules /new/lib/modules
 exec /bin/busybox switch_root /new /root/switch-init
 """
 

@@ -73,10 +73,15 @@ def arguments(program: str, description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def stopped(*_: object) -> None:
+    print("Bail out! stopped by a signal", flush=True)
+    sys.exit(143)
+
+
 def open_host(name: str, options: argparse.Namespace) -> Host | str:
     """A fresh host, or why there cannot be one."""
     # Commands in the tree end with the test, when meson's time is up as well.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, stopped)
     debs = {}
     for package in (EMULATOR, MODULES):
         found = sorted(options.debs.glob(f"{package}_*.deb"))

@@ -1,5 +1,5 @@
 /*
- * KVM pre-fault: how much memory the host has, and may be locked
+ * KVM pre-fault: how much memory the host has, may be locked, and stays put
  *
  * Copyright (c) 2026 The qemu-prefault developers
  *
@@ -16,6 +16,10 @@
 #include "kvm-prefault.h"
 #include "kvm-prefault-blocks.h"
 #include "kvm-prefault-pin.h"
+#include "trace.h"
+#ifdef CONFIG_NUMA
+#include <numaif.h>
+#endif
 
 /* mincore() wants a byte per page: look at this much at a time */
 #define RESIDENT_STEP (1 * GiB)
@@ -109,6 +113,21 @@ static bool memory_available(uint64_t page_size, uint64_t need,
                       "guest less memory.\n" :
                       "Free memory on the host, or give the guest less.\n");
     return false;
+}
+
+/*
+ * NUMA balancing looks at private memory that has no policy of its own.
+ * "Local" is what happens without one.
+ */
+void kvm_prefault_no_numa_balancing(MemoryRegion *mr)
+{
+#ifdef CONFIG_NUMA
+    if (mbind(memory_region_get_ram_ptr(mr), memory_region_size(mr),
+              MPOL_LOCAL, NULL, 0, 0) < 0) {
+        /* a kernel without NUMA does not balance either */
+        trace_kvm_prefault_pin_policy(memory_region_name(mr), errno);
+    }
+#endif
 }
 
 static bool may_lock_anything(void)

@@ -20,9 +20,6 @@
 #include "system/runstate.h"
 #include "kvm-prefault.h"
 #include "trace.h"
-#ifdef CONFIG_NUMA
-#include <numaif.h>
-#endif
 
 /*
  * Slots that firmware changes while it runs are populated at once, on the
@@ -70,21 +67,6 @@ static bool wanted(MemoryRegionSection *section)
 }
 
 /*
- * NUMA balancing unmaps private memory that has no policy of its own, and
- * this memory is neither locked nor pinned.  "Local" is what happens without.
- */
-static void set_policy(MemoryRegion *mr)
-{
-#ifdef CONFIG_NUMA
-    if (mbind(memory_region_get_ram_ptr(mr), memory_region_size(mr),
-              MPOL_LOCAL, NULL, 0, 0) < 0) {
-        /* a kernel without NUMA does not balance either */
-        trace_kvm_prefault_device_ram(memory_region_name(mr), errno);
-    }
-#endif
-}
-
-/*
  * Pages of ROM, flash and device RAM must be there for writing as well, or
  * the zero page would be mapped, and the first write would fault twice.
  */
@@ -92,7 +74,8 @@ static void populate_device_ram(MemoryRegionSection *section)
 {
     char *host = memory_region_get_ram_ptr(section->mr);
 
-    set_policy(section->mr);
+    /* it is neither locked nor pinned */
+    kvm_prefault_no_numa_balancing(section->mr);
     if (qemu_madvise(host + section->offset_within_region,
                      int128_get64(section->size),
                      QEMU_MADV_POPULATE_WRITE) < 0) {

@@ -131,7 +131,7 @@ void kvm_prefault_method_leave(CPUState *cpu, KVMPrefaultSession *session)
     kvm_arch_prefault_vcpu_leave(cpu, session->saved);
     forgive_faults(cpu, &session->counts);
     p->sessions--;
-    kvm_prefault_pause_leave();
+    kvm_prefault_pause_end_if_over();
 }
 
 static int pre_fault(CPUState *cpu, const KVMPrefaultChunk *chunk,

@@ -129,7 +129,7 @@ void kvm_prefault_pause_tick(void)
         kvm_prefault_release();
     } else {
         /* time was up before a vCPU had been borrowed, so none has said so */
-        kvm_prefault_pause_leave();
+        kvm_prefault_pause_end_if_over();
     }
 }
 
@@ -148,7 +148,7 @@ bool kvm_prefault_pause_over(void)
     return now >= work_until_us;
 }
 
-void kvm_prefault_pause_leave(void)
+void kvm_prefault_pause_end_if_over(void)
 {
     KVMPrefault *p = &kvm_prefault;
 

@@ -29,9 +29,6 @@
 #include <liburing.h>
 #include <linux/magic.h>
 #include <sys/vfs.h>
-#ifdef CONFIG_NUMA
-#include <numaif.h>
-#endif
 
 /* The kernel's limits (io_sqe_buffer_register(), IORING_MAX_REG_BUFFERS) */
 #define BUFFER_BYTES (1 * GiB)
@@ -199,23 +196,14 @@ void kvm_prefault_pin_advise(MemoryRegion *mr)
                 memory_region_name(mr));
 }
 
-/*
- * NUMA balancing unmaps what it looks at, pinned or not, and it looks at
- * private memory that has no policy of its own.  "Local" is what happens
- * without one; applied last, it decides about no page.
- */
+/* Applied last, the policy decides about no page */
 void kvm_prefault_pin_policy(MemoryRegion *mr)
 {
-#ifdef CONFIG_NUMA
     HostMemoryBackend *backend = MEMORY_BACKEND(mr->owner);
 
-    if (mr->ram_block->fd < 0 && backend->policy == HOST_MEM_POLICY_DEFAULT &&
-        mbind(memory_region_get_ram_ptr(mr), memory_region_size(mr),
-              MPOL_LOCAL, NULL, 0, 0) < 0) {
-        /* a kernel without NUMA does not balance either */
-        trace_kvm_prefault_pin_policy(memory_region_name(mr), errno);
+    if (mr->ram_block->fd < 0 && backend->policy == HOST_MEM_POLICY_DEFAULT) {
+        kvm_prefault_no_numa_balancing(mr);
     }
-#endif
 }
 
 void kvm_prefault_pin_count(int64_t bytes)

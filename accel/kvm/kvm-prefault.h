@@ -423,10 +423,10 @@ void kvm_prefault_pause_tick(void);
 bool kvm_prefault_pause_over(void);
 
 /**
- * kvm_prefault_pause_leave: end a pause whose time is up and in which no vCPU
- * is borrowed any more
+ * kvm_prefault_pause_end_if_over: end a pause whose time is up and in which no
+ * vCPU is borrowed any more
  */
-void kvm_prefault_pause_leave(void);
+void kvm_prefault_pause_end_if_over(void);
 
 /**
  * kvm_prefault_settle: KVM has forgotten everything, because of a slot
@@ -517,6 +517,16 @@ void kvm_prefault_host_release(void);
  * Returns: false if there is no limit.
  */
 bool kvm_prefault_memlock_limit(uint64_t *limit);
+
+/**
+ * kvm_prefault_no_numa_balancing: have the host's NUMA balancing spare @mr
+ *
+ * Its unmapping of pages is what takes mappings away from KVM.  The memory gets
+ * the policy "local" in place of none, which places no page elsewhere
+ * (vma_policy_mof() in Linux).  For memory without a policy of the user's.
+ * A host that cannot does not balance either, so there is no error.
+ */
+void kvm_prefault_no_numa_balancing(MemoryRegion *mr);
 
 /**
  * kvm_prefault_host_start: work on host pages in a thread

@@ -149,7 +149,7 @@ class BochsVmx(Emulator):
         (root / "isolinux").mkdir(parents=True)
         for source in (ISOLINUX, LDLINUX):
             shutil.copy(source, root / "isolinux" / source.name)
-        append = f"{APPEND} {HOST_APPEND} {machine.append}".strip()
+        append = f"{APPEND} audit=0 {HOST_APPEND} {machine.append}".strip()
         (root / "isolinux" / "isolinux.cfg").write_text(
             ISOLINUX_CFG.format(append=append), encoding="ascii")
         shutil.copy(kernel, root / "vmlinuz")

@@ -12,7 +12,7 @@ from .config import DEFAULT_KERNEL, Config
 
 # no_timer_check: the kernel waits for ticks by counting cycles, and panics if the
 # emulator got no CPU from a busy machine meanwhile.
-APPEND = "console=ttyS0 panic=-1 quiet loglevel=4 nokaslr audit=0 no_timer_check"
+APPEND = "console=ttyS0 panic=-1 quiet loglevel=4 nokaslr no_timer_check"
 
 
 @dataclass
@@ -114,9 +114,8 @@ class TcgSvm(Emulator):
 
     @staticmethod
     def _append(machine: Machine) -> str:
-        """AppArmor of a userland reports by way of audit; audit=1 would not undo audit=0."""
-        base = APPEND.replace("audit=0 ", "") if machine.rootfs else APPEND
-        return f"{base} {machine.append}".strip()
+        """AppArmor of a userland reports by way of audit."""
+        return f"{APPEND} audit={bool(machine.rootfs):d} {machine.append}".strip()
 
     @staticmethod
     def _disk(machine: Machine) -> list[str]:

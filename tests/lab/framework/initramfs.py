@@ -68,8 +68,8 @@ def libraries(binaries: Iterable[Path]) -> set[Path]:
 
 
 def compiled(source: Path, target: Path, *how: str) -> Path:
-    """Compile one file; make's rule: only when it or a header of its own is newer."""
-    return _compiled([source], [*source.parent.glob(f"{source.stem}*.h")], target, *how)
+    """Compile one file; make's rule: only when it or a header beside it is newer."""
+    return _compiled([source], [*source.parent.glob("*.h")], target, *how)
 
 
 def _compiled(sources: list[Path], headers: list[Path], target: Path, *how: str) -> Path:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """The lab's Debian packages: stock kernel and the ROMs that QEMU's -kernel needs."""
 
+import importlib.machinery
+import importlib.util
 import os
 import re
 import subprocess
+import types
 from pathlib import Path
 
 from .config import DEFAULT_KERNEL, SOURCE, Config, LabError
@@ -18,6 +21,21 @@ def _run(argv: list[str], env: dict[str, str] | None = None) -> str:
         raise LabError(f"'{' '.join(argv)}' failed:\n"
                        f"{(result.stdout + result.stderr)[-2000:]}")
     return result.stdout
+
+
+def apt_suite() -> types.ModuleType:
+    """scripts/apt-suite as a module: it knows where this machine's apt gets Debian from."""
+    loader = importlib.machinery.SourceFileLoader("apt_suite", str(APT_SUITE))
+    spec = importlib.util.spec_from_loader("apt_suite", loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def mmdebstrap_sources(suites: list[str]) -> str:
+    """A deb822 file with the binary packages of these suites."""
+    return str(apt_suite().render_sources(suites)).replace("Types: deb deb-src", "Types: deb")
 
 
 def key_values(path: Path) -> dict[str, str]:

@@ -6,16 +6,13 @@ or a newer one: the fork that runs in it was built here, with these libraries.
 """
 
 import hashlib
-import importlib.machinery
-import importlib.util
 import shutil
 import subprocess
-import types
 from pathlib import Path
 
 from . import initramfs
 from .config import SOURCE, Config, LabError, exclusive
-from .packages import APT_SUITE
+from .packages import apt_suite, mmdebstrap_sources
 
 # libvirt as Debian installs it, and firmware.
 PACKAGES = ("libvirt-daemon-system", "libvirt-clients", "apparmor", "seabios", "ovmf",
@@ -32,22 +29,10 @@ def missing_tools() -> list[str]:
     return [package for tool, package in TOOLS.items() if not shutil.which(tool)]
 
 
-def _apt_suite() -> types.ModuleType:
-    """scripts/apt-suite: it knows where this machine's apt gets Debian from."""
-    loader = importlib.machinery.SourceFileLoader("apt_suite", str(APT_SUITE))
-    spec = importlib.util.spec_from_loader("apt_suite", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
 def _sources(suite: str) -> str:
-    """A deb822 file for mmdebstrap; "own" is this machine's release."""
-    apt_suite = _apt_suite()
-    codename = apt_suite.os_codename() if suite == "own" else suite
-    text = apt_suite.render_sources([codename, f"{codename}-security"])
-    return str(text).replace("Types: deb deb-src", "Types: deb")
+    """For mmdebstrap; "own" is this machine's release."""
+    codename = apt_suite().os_codename() if suite == "own" else suite
+    return mmdebstrap_sources([codename, f"{codename}-security"])
 
 
 def _command(sources: Path, target: Path) -> list[str]:

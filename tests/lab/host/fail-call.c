@@ -29,20 +29,11 @@
 #include <unwind.h>
 
 #include "fail-call.h"
+#include "kvm-uapi.h"
 
 #define POPULATE_WRITE 23
 #define MAX_FUNCTIONS  2048
 #define PAGE           4096ULL
-
-/* Newer uapi than the build host's headers may have */
-struct pre_fault {
-    uint64_t gpa, size, flags, padding[5];
-};
-struct region2 {
-    uint64_t words[20];
-};
-#define PRE_FAULT_MEMORY        _IOWR(0xae, 0xd5, struct pre_fault)
-#define SET_USER_MEMORY_REGION2 _IOW(0xae, 0x49, struct region2)
 
 static const struct {
     uint32_t request;

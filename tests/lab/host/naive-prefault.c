@@ -29,18 +29,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "kvm-uapi.h"
+
 #define MAX_SLOTS 512
 #define ID_MASK   0xffff
-
-/* Newer uapi than the build host's headers may have */
-struct pre_fault {
-    uint64_t gpa, size, flags, padding[5];
-};
-struct region2 {
-    uint64_t words[20];
-};
-#define PRE_FAULT_MEMORY        _IOWR(0xae, 0xd5, struct pre_fault)
-#define SET_USER_MEMORY_REGION2 _IOW(0xae, 0x49, struct region2)
 
 static struct {
     uint64_t gpa, size;

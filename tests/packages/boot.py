@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from chroot import ChrootError
+from chroot import INSIDE, ChrootError
 from host import Host
 
 TIMEOUT = 900
@@ -46,7 +46,7 @@ for part in arch/x86 virt drivers/crypto/ccp drivers/char/hw_random; do
         /memory/modules/$release/kernel/$part
 done
 /bin/busybox mount -o bind /memory/modules /new/lib/modules
-exec /bin/busybox switch_root /new /root/switch-init
+exec /bin/busybox switch_root /new """ + f"""{INSIDE}/switch-init
 """
 
 
@@ -84,17 +84,17 @@ def make_initramfs(host: Host, target: Path) -> None:
 
 def boot(host: Host, init: Path) -> str:
     """Console of the emulated host, which runs init as its first process and powers off."""
-    host.copy(init, "/root/switch-init")
-    make_initramfs(host, host.path("/root/initramfs"))
+    host.copy(init, f"{INSIDE}/switch-init")
+    make_initramfs(host, host.path(f"{INSIDE}/initramfs"))
     share = "local,path=/,mount_tag=tree,security_model=none,readonly=on,multidevs=remap"
-    console = host.path("/root/console")
+    console = host.path(f"{INSIDE}/console")
     console.unlink(missing_ok=True)
     reason = ""
     try:
         host.run("qemu-system-x86_64-prefault", "-M", "q35", "-accel", "tcg,thread=multi",
                  "-cpu", "max,+svm,+npt", "-smp", "2", "-m", "2G", "-nodefaults",
-                 "-display", "none", "-no-reboot", "-serial", "file:/root/console",
-                 "-kernel", f"/boot/vmlinuz-{host.kernel}", "-initrd", "/root/initramfs",
+                 "-display", "none", "-no-reboot", "-serial", f"file:{INSIDE}/console",
+                 "-kernel", f"/boot/vmlinuz-{host.kernel}", "-initrd", f"{INSIDE}/initramfs",
                  "-append", "console=ttyS0 quiet panic=-1", "-virtfs", share, timeout=TIMEOUT)
     except ChrootError as error:
         reason = str(error)

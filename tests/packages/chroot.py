@@ -8,17 +8,21 @@ namespace of one command and disappears with it.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(ROOT / "tests" / "lab"))
+
+# pylint: disable=wrong-import-position
+from framework.packages import apt_suite, mmdebstrap_sources  # noqa: E402
+
 BUILD = Path(os.environ.get("BUILD_DIR", ROOT / "build"))
 CACHE = BUILD / "cache" / "chroot"
 WORK = BUILD / "packages"
@@ -29,6 +33,8 @@ BACKPORTS = f"{RELEASE}-backports"
 # A tree older than this is made anew: its kernel's source has left the archive by then.
 MAX_AGE = 14 * 24 * 3600
 MAKE_TIMEOUT = 1800
+# What the tests put into the tree is there.
+INSIDE = "/srv/test"
 TIMEOUT = 300
 
 # Runs in a mount and PID namespace of its own. $1 is the tree, the rest the command.
@@ -53,23 +59,6 @@ class ChrootError(Exception):
 
 class Unavailable(Exception):
     """This machine cannot run the tests; the text says why."""
-
-
-def apt_suite():
-    """scripts/apt-suite as a module: it knows where this machine gets packages from."""
-    path = str(ROOT / "scripts" / "apt-suite")
-    loader = SourceFileLoader("apt_suite", path)
-    spec = importlib.util.spec_from_loader("apt_suite", loader)
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses and annotations look a module up by its name.
-    sys.modules["apt_suite"] = module
-    sys.dont_write_bytecode = True
-    loader.exec_module(module)
-    return module
-
-
-def sources(suites: list[str]) -> str:
-    return apt_suite().render_sources(suites).replace("Types: deb deb-src", "Types: deb")
 
 
 def require(*tools: str) -> None:
@@ -132,7 +121,7 @@ def kernel_packages(kernel: str) -> list[str]:
 def make_tarball(packages: list[str], with_backports: bool) -> Path:
     """The tree with these packages as a tarball; made if there is none or it is old."""
     suites = SUITES + ([BACKPORTS] if with_backports else [])
-    text = sources(suites)
+    text = mmdebstrap_sources(suites)
     key = hashlib.sha256("\n".join([text, *sorted(packages)]).encode()).hexdigest()[:16]
     tarball = CACHE / f"{RELEASE}-{key}.tar.zst"
     if tarball.exists() and time.time() - tarball.stat().st_mtime < MAX_AGE:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chroot import BUILD, Chroot, ChrootError, Unavailable, kernel_packages, make_tarball, require
+from chroot import (BUILD, INSIDE, Chroot, ChrootError, Unavailable, kernel_packages,
+                    make_tarball, require)
 
 EMULATOR = "qemu-system-x86-prefault"
 MODULES = "kvm-prefault-dkms"
@@ -39,8 +40,8 @@ class Host(Chroot):
         super().__init__(name, tarball)
         self.debs = debs
         self.version = output("dpkg-deb", "-f", debs[MODULES], "Version")
-        self.emulator = self.copy(debs[EMULATOR], f"/root/{debs[EMULATOR].name}")
-        self.modules = self.copy(debs[MODULES], f"/root/{debs[MODULES].name}")
+        self.emulator = self.copy(debs[EMULATOR], f"{INSIDE}/{debs[EMULATOR].name}")
+        self.modules = self.copy(debs[MODULES], f"{INSIDE}/{debs[MODULES].name}")
         # Kernels with headers; the first is Debian 12's own, whose image is installed too.
         found = self.sh("ls -d /lib/modules/*/build").split()
         self.kernels = sorted((path.split("/")[3] for path in found),
@@ -61,7 +62,7 @@ class Host(Chroot):
         (source / f"kvm-prefault-{self.version}").rename(source / f"kvm-prefault-{newer}")
         deb = self.dir / f"{MODULES}_{newer}_all.deb"
         output("dpkg-deb", "--root-owner-group", "-b", tree, deb)
-        return self.copy(deb, f"/root/{deb.name}")
+        return self.copy(deb, f"{INSIDE}/{deb.name}")
 
 
 def arguments(program: str, description: str) -> argparse.Namespace:

@@ -50,8 +50,8 @@ def play(cases: list[Callable[[Any], None]], setup: Any, errors: tuple[type, ...
             print(f"ok {number} {name} # SKIP {reason}")
         except (Failure, *errors) as error:
             failed += 1
-            print("\n".join(f"# {line}" for line in str(error).splitlines()))
-            print(f"not ok {number} {name}", flush=True)
+            print(f"not ok {number} {name}")
+            print("\n".join(f"# {line}" for line in str(error).splitlines()), flush=True)
             if getattr(case, "essential", False):
                 print(f"Bail out! nothing else makes sense without: {name}")
                 return 1

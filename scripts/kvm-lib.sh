@@ -33,21 +33,20 @@ kvm_fetch() {
     kvm_find "$2" "$3" || die "apt-suite left no $2_$3_*.deb in $debs"
 }
 
-# kvm_fetch_or_newer SUITE PACKAGE VERSION: sets $deb. For packages that all kernels of a
-# series share: the archive drops a version as soon as the next one arrives.
+# kvm_fetch_or_newer SUITE PACKAGE VERSION: sets $deb and $fetched, its version. The archive
+# drops a version of a package that all kernels of a series share when the next one arrives.
 kvm_fetch_or_newer() {
+    fetched=$3
     ! kvm_find "$2" "$3" || return 0
     offered=$("$root/scripts/apt-suite" "$1" madison "$2" |
         awk -F'|' '/Packages$/ { gsub(/ /, "", $2); print $2 }' | sort -V)
-    newest=$(printf '%s\n' "$offered" | tail -n 1)
-    if printf '%s\n' "$offered" | grep -qxF "$3"; then
-        newest=$3
-    elif dpkg --compare-versions "$newest" gt "$3"; then
-        notice "$2 $3 is gone from the archive, using $newest"
-    else
-        die "$2 $3 or newer is not in $1; newest there: ${newest:-none}"
+    if ! printf '%s\n' "$offered" | grep -qxF "$3"; then
+        fetched=$(printf '%s\n' "$offered" | tail -n 1)
+        dpkg --compare-versions "$fetched" gt "$3" ||
+            die "$2 $3 or newer is not in $1; newest there: ${fetched:-none}"
+        notice "$2 $3 is gone from the archive, using $fetched"
     fi
-    kvm_fetch "$1" "$2" "$newest"
+    kvm_fetch "$1" "$2" "$fetched"
 }
 
 # "VERSION HEADERS-PACKAGE" that the suite's meta package names today.

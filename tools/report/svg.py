@@ -84,14 +84,14 @@ def _used(root: ElementTree.Element) -> set[str]:
     """Names of shapes that are drawn, and of those that these are made of."""
     defined = {shape.get("id", ""): shape for defs in root.iter(f"{{{SPACE}}}defs")
                for shape in defs}
-    todo = [use.get(LINK, "")[1:] for group in root.findall(f"{{{SPACE}}}g")
+    pending = [use.get(LINK, "")[1:] for group in root.findall(f"{{{SPACE}}}g")
             for use in group.iter(f"{{{SPACE}}}use") if use.get("id") not in defined]
     used: set[str] = set()
-    while todo:
-        name = todo.pop()
+    while pending:
+        name = pending.pop()
         if name in defined and name not in used:
             used.add(name)
-            todo.append(defined[name].get(LINK, "")[1:])
+            pending.append(defined[name].get(LINK, "")[1:])
     return used
 
 

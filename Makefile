@@ -109,6 +109,7 @@ check: stock
 	@$(root)/scripts/check-summary
 
 check-full: stock
+	@$(root)/scripts/deps install --deb
 	@$(root)/scripts/check-summary --full
 
 check-libvirt: setup

@@ -37,7 +37,7 @@ help:
 	@echo 'make check-upstream  QEMU'"'"'s own qtests, unchanged source and fork, build/results/upstream-qtest.json'
 	@echo 'make check-sanitize  tests and failing calls under ASan and UBSan'
 	@echo 'make soak         200 reboots, 100 plugs, 50 migrations (PART=10: a tenth), build/results/soak.json'
-	@echo 'make stock        build the unchanged QEMU for comparison (build/qemu-stock)'
+	@echo 'make stock        build the unchanged QEMU for comparison (build/stock/qemu)'
 	@echo 'make kvm-modules  patched KVM for a stock Debian kernel (KERNEL=6.1|6.12), build/kvm/KERNEL'
 	@echo 'make host-validate  check this host: KVM, its parameters, memory, limits (QEMU=PATH asks a QEMU too)'
 	@echo 'make clean        remove what was built, keep downloads'

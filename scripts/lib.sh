@@ -58,6 +58,14 @@ stamp_set() {
     printf '%s\n' "$2" >"$build/stamp/$1"
 }
 
+# The fork, the unchanged QEMU and prefixes of the queue are mostly the same files: ccache
+# takes them for the same where build and source directory are named alike ("../qemu-src").
+# CCACHE_DEPEND: what a file includes is known from -MD, without preprocessing it first.
+use_ccache() {
+    export CCACHE_DIR="${CCACHE_DIR:-$build/cache/ccache}" CCACHE_BASEDIR="$build" \
+        CCACHE_NOHASHDIR=1 CCACHE_DEPEND=1 CCACHE_MAXSIZE="${CCACHE_MAXSIZE:-2G}"
+}
+
 sha256_of_stdin() {
     sha256sum | cut -d' ' -f1
 }

@@ -48,11 +48,11 @@ class LabTest(Test):
         self._rows = self._shared_rows()
 
     def _with_upstream_qemu(self) -> config.Config:
-        stock = self.setup.build / "qemu-stock"
-        if not (stock / "qemu-system-x86_64").exists():
+        stock = self.setup.qemu_upstream
+        if not stock.exists():
             self.cancel("the unchanged QEMU has not been built: run 'make stock'")
         return config.configure(lab=self.setup.lab, verbose=False,
-                                qemu=str(stock / "qemu-system-x86_64"),
+                                qemu=str(stock),
                                 emulator=str(self.setup.qemu) if self.setup.lab == "npt" else None)
 
     def _check_modules(self) -> None:

@@ -38,7 +38,7 @@ class Config:
     @property
     def qemu_upstream(self) -> Path:
         """The unchanged QEMU of 'make stock'."""
-        return self.build / "qemu-stock" / "qemu-system-x86_64"
+        return self.build / "stock" / "qemu" / "qemu-system-x86_64"
 
     @property
     def work(self) -> Path:

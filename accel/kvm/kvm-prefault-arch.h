@@ -90,11 +90,6 @@ void kvm_arch_prefault_renew_root(CPUState *cpu);
  */
 bool kvm_arch_prefault_in_nested_guest(CPUState *cpu);
 
-/* target/i386/kvm/kvm-prefault-vcpu.c */
-
-/* A vCPU's state while it is borrowed */
-typedef struct KVMPrefaultSaved KVMPrefaultSaved;
-
 /**
  * kvm_arch_prefault_vcpu_possible: whether vCPUs can be made to touch memory
  *
@@ -114,6 +109,11 @@ bool kvm_arch_prefault_vcpu_start(Error **errp);
  * kvm_arch_prefault_vcpu_threads_max: how many vCPUs can run it at a time
  */
 unsigned kvm_arch_prefault_vcpu_threads_max(void);
+
+/* target/i386/kvm/kvm-prefault-vcpu.c */
+
+/* A vCPU's state while it is borrowed */
+typedef struct KVMPrefaultSaved KVMPrefaultSaved;
 
 /**
  * kvm_arch_prefault_vcpu_enter: save @cpu's state and replace it by the stub's

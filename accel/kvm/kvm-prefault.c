@@ -1,8 +1,8 @@
 /*
- * KVM pre-fault: when guest RAM is populated, and what for
+ * KVM pre-fault: the pass that populates guest RAM, from begin to end
  *
  * There is one kind of pass and one owner, this file.  Events ask for a pass
- * (kvm_prefault_request); a thread populates the host pages
+ * (kvm-prefault-request.c); a thread populates the host pages
  * (kvm-prefault-host.c); then the vCPU threads fill the second-level tables
  * (kvm-prefault-worker.c) and, with 'prefault-wait', do not enter the guest
  * until that is done.  The main loop never waits, so the monitor answers.
@@ -19,7 +19,6 @@
 #include "qemu/timer.h"
 #include "qapi/error.h"
 #include "hw/core/cpu.h"
-#include "system/cpus.h"
 #include "system/runstate.h"
 #include "kvm-prefault.h"
 #include "trace.h"
@@ -52,7 +51,7 @@ void kvm_prefault_reason(GPtrArray *reasons, const char *fmt, ...)
     }
 }
 
-static void set_state(KvmPrefaultState state)
+void kvm_prefault_state_set(KvmPrefaultState state)
 {
     KVMPrefault *p = &kvm_prefault;
 
@@ -121,7 +120,7 @@ void kvm_prefault_lost(const char *reason)
     g_ptr_array_set_size(p->pass_reasons, 0);
     kvm_prefault_reason(p->pass_reasons, "%s", reason);
     warn_incomplete();
-    set_state(KVM_PREFAULT_STATE_PARTIAL);
+    kvm_prefault_state_set(KVM_PREFAULT_STATE_PARTIAL);
 }
 
 static void finish_pass(void)
@@ -150,7 +149,7 @@ static void finish_pass(void)
         p->have_ready_counts = kvm_prefault_counts(&p->ready_counts);
     }
     trace_kvm_prefault_pass_end(p->pass, p->duration_us);
-    set_state(state);
+    kvm_prefault_state_set(state);
     kvm_prefault_watch_pass_end();
     p->background = false;
     kvm_prefault_release();
@@ -276,7 +275,7 @@ void kvm_prefault_inline_done(void)
 
     if (p->state == KVM_PREFAULT_STATE_READY && p->pass_reasons->len) {
         warn_incomplete();
-        set_state(KVM_PREFAULT_STATE_PARTIAL);
+        kvm_prefault_state_set(KVM_PREFAULT_STATE_PARTIAL);
     }
 }
 
@@ -297,163 +296,4 @@ void kvm_prefault_host_done(Error *err)
         }
     }
     kvm_prefault_advance();
-}
-
-/*
- * Mapping a page of a logged slot for writing marks it dirty, and one of a
- * background snapshot waits until it is saved, so that there is nothing to be
- * done until that ends.
- */
-static void postpone(void)
-{
-    kvm_prefault_reason(kvm_prefault.pass_reasons,
-                        "pages are write-protected until dirty logging "
-                        "(migration) or a background snapshot ends");
-    timer_del(kvm_prefault.timer);
-    kvm_prefault_settle_cancel();
-    set_state(kvm_prefault.tdp_on ? KVM_PREFAULT_STATE_PARTIAL
-                                  : KVM_PREFAULT_STATE_OFF);
-    kvm_prefault.background = false;
-    kvm_prefault_release();
-}
-
-/* What a request makes stale: everything, unless its cause says less */
-static void invalidate(KVMPrefaultCause cause, bool before_start)
-{
-    KVMPrefault *p = &kvm_prefault;
-
-    kvm_prefault_settle_cancel();
-    kvm_prefault_ranges_invalidate(&p->ranges);
-    kvm_prefault_watch_pass_begin(before_start);
-    if (cause != KVM_PREFAULT_CAUSE_MTRR) {
-        p->host_stale = p->host_all = true;
-        if (cause != KVM_PREFAULT_CAUSE_LOST) {
-            p->lock_stale = p->pin != KVM_PIN_RAM_OFF;
-        }
-    }
-}
-
-static void begin_pass(KVMPrefaultCause cause)
-{
-    KVMPrefault *p = &kvm_prefault;
-
-    if (p->state != KVM_PREFAULT_STATE_POPULATING) {
-        p->requested_us = g_get_monotonic_time();
-    }
-    if (cause != KVM_PREFAULT_CAUSE_SLOTS ||
-        (p->state != KVM_PREFAULT_STATE_POPULATING &&
-         p->state != KVM_PREFAULT_STATE_PARTIAL)) {
-        /* what has failed is done again, or there is nothing of the kind */
-        g_ptr_array_set_size(p->pass_reasons, 0);
-        p->failed_as = 0;
-    }
-    p->pass++;
-    trace_kvm_prefault_request(p->pass, cause);
-}
-
-void kvm_prefault_request_devices(void)
-{
-    KVMPrefault *p = &kvm_prefault;
-
-    p->causes[KVM_PREFAULT_CAUSE_LOST]++;
-    begin_pass(KVM_PREFAULT_CAUSE_LOST);
-    p->background = true;
-    kvm_prefault_ranges_invalidate_devices(&p->ranges);
-    set_state(KVM_PREFAULT_STATE_POPULATING);
-    kvm_prefault_work_done();
-}
-
-/* The guest cannot execute anything before vCPUs have been resumed */
-static bool guest_is_stopped(void)
-{
-    CPUState *cpu;
-
-    if (!runstate_is_running()) {
-        return true;
-    }
-    /* about to run: dirty logging ends on a change of the VM's state */
-    CPU_FOREACH(cpu) {
-        if (!cpu->stopped) {
-            return false;
-        }
-    }
-    return true;
-}
-
-void kvm_prefault_request(KVMPrefaultCause cause)
-{
-    KVMPrefault *p = &kvm_prefault;
-    bool before_start = cause == KVM_PREFAULT_CAUSE_START ||
-                        cause == KVM_PREFAULT_CAUSE_RESET ||
-                        cause == KVM_PREFAULT_CAUSE_WAKEUP;
-
-    p->causes[cause]++;
-    if (p->suspended) {
-        postpone();
-        return;
-    }
-    begin_pass(cause);
-    p->background = cause == KVM_PREFAULT_CAUSE_LOST ||
-                    (cause == KVM_PREFAULT_CAUSE_SLOTS && p->background);
-    if (cause != KVM_PREFAULT_CAUSE_SLOTS) {
-        invalidate(cause, before_start);
-    }
-    if ((p->config.wait && (before_start || guest_is_stopped())) ||
-        kvm_prefault_early()) {
-        kvm_prefault_hold();
-    }
-    set_state(KVM_PREFAULT_STATE_POPULATING);
-    /* from the main loop: the caller may be in the middle of something */
-    kvm_prefault_work_done();
-}
-
-void kvm_prefault_suspend(KVMPrefaultSuspend why)
-{
-    KVMPrefault *p = &kvm_prefault;
-    bool already = p->suspended;
-
-    p->suspended |= why;
-    if (already) {
-        return;
-    }
-    kvm_prefault_drain();
-    if (p->state == KVM_PREFAULT_STATE_POPULATING ||
-        p->state == KVM_PREFAULT_STATE_READY) {
-        postpone();
-    }
-}
-
-void kvm_prefault_resume(KVMPrefaultSuspend why)
-{
-    KVMPrefault *p = &kvm_prefault;
-
-    if (!(p->suspended & why)) {
-        return;
-    }
-    p->suspended &= ~why;
-    if (!p->suspended) {
-        kvm_prefault_request(KVM_PREFAULT_CAUSE_DIRTY_LOG);
-    }
-}
-
-void kvm_prefault_reset(void)
-{
-    KVMPrefault *p = &kvm_prefault;
-    KVMPrefaultCause cause = KVM_PREFAULT_CAUSE_RESET;
-
-    if (!p->machine_ready) {
-        return;
-    }
-    kvm_prefault_host_resume();
-    if (!p->causes[KVM_PREFAULT_CAUSE_START]) {
-        cause = KVM_PREFAULT_CAUSE_START;
-        p->incoming = runstate_check(RUN_STATE_INMIGRATE);
-    } else if (runstate_check(RUN_STATE_SUSPENDED)) {
-        cause = KVM_PREFAULT_CAUSE_WAKEUP;
-    }
-    if (runstate_check(RUN_STATE_INMIGRATE) ||
-        runstate_check(RUN_STATE_RESTORE_VM)) {
-        kvm_prefault_expect_arrival();
-    }
-    kvm_prefault_request(cause);
 }

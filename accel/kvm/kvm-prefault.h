@@ -187,34 +187,15 @@ extern KVMPrefault kvm_prefault;
 void kvm_prefault_core_init(void);
 
 /**
- * kvm_prefault_request: ask for a pass
- * @cause: counted in the query; other than for slots, everything is redone
+ * kvm_prefault_state_set: enter @state, and tell about it if it is another one
  */
-void kvm_prefault_request(KVMPrefaultCause cause);
-
-/**
- * kvm_prefault_request_devices: ask for a pass over ROM, flash and device RAM
- *
- * They may have lost mappings; RAM has not.  Done beside the running guest.
- * Context: state "ready".
- */
-void kvm_prefault_request_devices(void);
+void kvm_prefault_state_set(KvmPrefaultState state);
 
 /**
  * kvm_prefault_lost: mappings have been lost, the state is partial now
  * @reason: told by the query and the event
  */
 void kvm_prefault_lost(const char *reason);
-
-/**
- * kvm_prefault_suspend: do not touch the tables
- */
-void kvm_prefault_suspend(KVMPrefaultSuspend why);
-
-/**
- * kvm_prefault_resume: that reason has gone; if it was the last, populate
- */
-void kvm_prefault_resume(KVMPrefaultSuspend why);
 
 /**
  * kvm_prefault_host_done: the host pages of all backends are populated
@@ -261,15 +242,33 @@ void kvm_prefault_reason(GPtrArray *reasons, const char *fmt, ...)
  */
 KVMPrefaultVCPU *kvm_prefault_vcpu(CPUState *cpu);
 
-/* kvm-prefault-worker.c */
+/* kvm-prefault-request.c */
 
 /**
- * kvm_prefault_vcpu_early: do @cpu's share of a pass while it is stopped
- *
- * Context: the vCPU's own thread, as queued work, BQL held.
- * Returns: false if it was interrupted and had better be asked again.
+ * kvm_prefault_request: ask for a pass
+ * @cause: counted in the query; other than for slots, everything is redone
  */
-bool kvm_prefault_vcpu_early(CPUState *cpu);
+void kvm_prefault_request(KVMPrefaultCause cause);
+
+/**
+ * kvm_prefault_request_devices: ask for a pass over ROM, flash and device RAM
+ *
+ * They may have lost mappings; RAM has not.  Done beside the running guest.
+ * Context: state "ready".
+ */
+void kvm_prefault_request_devices(void);
+
+/**
+ * kvm_prefault_suspend: do not touch the tables
+ */
+void kvm_prefault_suspend(KVMPrefaultSuspend why);
+
+/**
+ * kvm_prefault_resume: that reason has gone; if it was the last, populate
+ */
+void kvm_prefault_resume(KVMPrefaultSuspend why);
+
+/* kvm-prefault-inflight.c */
 
 /**
  * kvm_prefault_kick_vcpus: have all vCPUs look for work
@@ -310,6 +309,16 @@ void kvm_prefault_drain(void);
  * kvm_prefault_watchdog: interrupt ioctls that take suspiciously long
  */
 void kvm_prefault_watchdog(void);
+
+/* kvm-prefault-worker.c */
+
+/**
+ * kvm_prefault_vcpu_early: do @cpu's share of a pass while it is stopped
+ *
+ * Context: the vCPU's own thread, as queued work, BQL held.
+ * Returns: false if it was interrupted and had better be asked again.
+ */
+bool kvm_prefault_vcpu_early(CPUState *cpu);
 
 /**
  * kvm_prefault_inline: do all work now, on the calling vCPU's thread

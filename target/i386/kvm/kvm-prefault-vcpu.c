@@ -15,20 +15,11 @@
 
 #include "qemu/osdep.h"
 #include <linux/kvm.h>
-#include "qapi/error.h"
 #include "cpu.h"
 #include "system/kvm_int.h"
 #include "accel/kvm/kvm-prefault.h"
 #include "kvm-prefault-stub.h"
 #include "trace.h"
-
-/*
- * The guest's e820 map has 16 KiB for KVM here (kvm_arch_init()), where KVM
- * itself has slots if the CPU cannot run real mode unrestricted.  In that case
- * the stub goes next to it: no device of a PC is there.
- */
-#define KVM_RESERVED_GPA  0xfeffc000
-#define KVM_RESERVED_SIZE 0x4000
 
 #define AS_ID_SMM         1
 
@@ -45,66 +36,6 @@ struct KVMPrefaultSaved {
     bool lost;
     struct kvm_lapic_state lapic;
 };
-
-static bool module_parameter(const char *path)
-{
-    g_autofree char *value = NULL;
-
-    return g_file_get_contents(path, &value, NULL, NULL) &&
-           (value[0] == 'Y' || value[0] == '1');
-}
-
-/* Kernels without KVM_PRE_FAULT_MEMORY have no capability that says so */
-static bool tdp_in_use(void)
-{
-    return module_parameter("/sys/module/kvm_intel/parameters/ept") ||
-           module_parameter("/sys/module/kvm_amd/parameters/npt");
-}
-
-bool kvm_arch_prefault_vcpu_possible(KVMState *s, Error **errp)
-{
-    const char *missing = NULL;
-
-    if (!tdp_in_use()) {
-        missing = "EPT or NPT in use on the host (kvm_intel.ept=1, "
-                  "kvm_amd.npt=1)";
-    } else if (!kvm_irqchip_in_kernel()) {
-        missing = "KVM's local APIC (kernel-irqchip=on or split)";
-    } else if (kvm_check_extension(s, KVM_CAP_SREGS2) <= 0) {
-        missing = "KVM_GET_SREGS2 (Linux 5.14)";
-    }
-    if (missing) {
-        error_setg(errp, "'%s=vcpu' needs %s", PROP_PREFAULT_METHOD, missing);
-    }
-    return !missing;
-}
-
-bool kvm_arch_prefault_vcpu_start(Error **errp)
-{
-    uint64_t gpa = KVM_RESERVED_GPA;
-
-    if (!first_cpu) {
-        /* machine "none": nobody to run it, and no RAM */
-        return true;
-    }
-    if (!(cpu_env(first_cpu)->features[FEAT_1_EDX] & CPUID_PAE)) {
-        error_setg(errp, "'%s=vcpu' needs a guest CPU with PAE or long mode, "
-                   "which '%s' does not have", PROP_PREFAULT_METHOD,
-                   object_get_typename(OBJECT(first_cpu)));
-        return false;
-    }
-    if (g_file_test("/sys/module/kvm_intel", G_FILE_TEST_IS_DIR) &&
-        !module_parameter("/sys/module/kvm_intel/parameters/"
-                          "unrestricted_guest")) {
-        gpa -= KVM_RESERVED_SIZE;
-    }
-    return kvm_prefault_stub_create(gpa, errp);
-}
-
-unsigned kvm_arch_prefault_vcpu_threads_max(void)
-{
-    return KVM_PREFAULT_STUB_WINDOWS;
-}
 
 /*
  * Reading MP_STATE comes first: it makes KVM act upon an INIT or SIPI that has

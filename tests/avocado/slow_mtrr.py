@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Guests of eight vCPUs with OVMF and non-coherent DMA, Linux 6.1 with our modules."""
+"""Guest MTRRs on Linux 6.1 with our modules: what takes too long for every change."""
 
 from mtrrchecks import MtrrChecks
 
 
 class MtrrPrefault(MtrrChecks):
-    """
+    """Guests of eight vCPUs with OVMF and non-coherent DMA.
+
     :avocado: enable
     """
 
@@ -29,3 +30,24 @@ class MtrrPrefault(MtrrChecks):
         row = self.check_prefault("mtrr-prefault-none")
         self.check_zero(row)
         self.assertEqual(row["query"]["repopulations"]["mtrr"], 0)
+
+
+class MtrrTypes(MtrrChecks):
+    """Leaves of EPT against the architecture; test_ept.py has the rest.
+
+    :avocado: enable
+    """
+
+    group = "mtrr-types"
+    patched = ("6.1",)
+
+    def test_range_2m(self):
+        """Random MTRRs on 4 vCPUs; host pages of 2 MiB are mapped whole where types allow."""
+        row = self.check_verified("ept-mtrr-verify-range-2048k")
+        self.assertGreater(row["again"]["huge"], 0)
+
+    def test_none(self):
+        """Mode none: all memory is WB, whatever the MTRRs say, and nothing is zapped."""
+        row = self.check_verified("ept-mtrr-verify-none-4k")
+        self.assertEqual(list(row["again"]["types"]), ["6"])
+        self.assertEqual(row["mtrr_zaps"], 0)

@@ -160,10 +160,10 @@ class LabTest(Test):
         self.log.info("group %s took %.0f s", self.group, time.monotonic() - start)
         rows: dict[str, Row] = {}
         for run in runs:
-            # the outcome that has the run; if none has, any says what is missing
+            # the outcome that has the run; if none has, one that failed says why
             outcome = next((o for o in outcomes
                             if any(row["name"] == run["name"] for row in o.rows)),
-                           outcomes[-1])
+                           next((o for o in outcomes if o.failure), outcomes[-1]))
             rows[run["name"]] = {**outcome.row(run["name"]),
                                  "artefacts": str(outcome.artefacts)}
         self.keep_results(outcomes, rows)

@@ -37,6 +37,10 @@ class Linux61(MtrrChecks):
         """As above on q35 with OVMF, two vCPUs, and host pages of 4 KiB."""
         self.check_boot("npt-6.1-q35-ovmf-prefault")
 
+    def test_emulated_cpus(self):
+        """The CPUs of the emulated host keep their flags to themselves: else no guest boots."""
+        self.check_boot("npt-beside-fldenv")
+
     def check_mtrr_zap(self, name: str, expected: str) -> None:
         info = self.row(name)["query"]
         self.assertEqual(info["mtrr-zap"], expected)

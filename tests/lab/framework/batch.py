@@ -25,11 +25,7 @@ def plain(run: Run) -> Run:
 
 
 def machine_for(runs: list[Run]) -> Machine:
-    """One emulated CPU unless a run asks for more.
-
-    Guests of several vCPUs run well on one.  With two, interrupts between them
-    get lost now and then under multi-threaded TCG with SVM.
-    """
+    """One emulated CPU, on which guests of several run well, unless a run asks for more."""
     guest_mib = max(run.get("mem_mib", 256) for run in runs)
     mem_mib = LARGE_HOST_MEM_MIB if guest_mib > 512 else HOST_MEM_MIB
     kvm, append = runs[0].get("kvm", "stock"), runs[0].get("host_append", "")

@@ -8,6 +8,7 @@ row.  Whether the facts are right is for the caller (table, test) to say.
 import importlib
 import pkgutil
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Callable
 
 from ..ftrace import NoFaults, RamFaults
@@ -28,6 +29,13 @@ class Context:
     def guest(self, name: str = "guest", extra: list[str] | None = None) -> Guest:
         """A guest that is remembered, so that a failure shows its logs."""
         return self.remember(Guest(self.spec, self.paths, name, extra))
+
+    def preload(self, library: str, variable: str, **more: str) -> Path:
+        """QEMU gets this library; it writes a report to the file that is returned."""
+        report = Path(self.paths.work) / variable.lower().replace("_", "-")
+        report.unlink(missing_ok=True)
+        self.env = {"LD_PRELOAD": library, variable: str(report), **more}
+        return report
 
     def remember(self, guest: Guest) -> Guest:
         guest.env = self.env

@@ -195,7 +195,7 @@ class Cases:
         """The end of the pass, or of the guest: what is left to do waits for its reset."""
         if case["expect"] != ["stopped"]:
             return _wait_pass(guest)
-        while guest.qmp.command("query-status")["status"] == "running":
+        while not _stopped(guest):
             if guest.left <= 0.1:
                 raise GuestError("the guest was not stopped")
             time.sleep(0.02)
@@ -251,11 +251,18 @@ def _reset(guest: TinyGuest, _plan: Plan) -> None:
     guest.qmp.wait_event("RESET", guest.left)
 
 
+def _stopped(guest: TinyGuest) -> bool:
+    return bool(guest.qmp.command("query-status")["status"] == "internal-error")
+
+
 def _slots(guest: TinyGuest, plan: Plan) -> None:
-    """The guest changes slots all the time: wait until that has met the failure."""
-    while not plan.met:
+    """The guest changes slots all the time: wait until that has met the failure.
+
+    A failure that stops the guest is the last one.
+    """
+    while not plan.met and not _stopped(guest):
         if guest.left <= 0.1:
-            raise GuestError("no slot change has met the failure")
+            raise GuestError(f"no slot change has met the failure: {plan.seen}")
         time.sleep(0.02)
 
 

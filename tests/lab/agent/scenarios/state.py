@@ -17,15 +17,6 @@ SHIM = "/lab/state-compare.so"
 FIRMWARE_SECONDS = 4
 
 
-def _preload(context: Context) -> Path:
-    report = Path(context.paths.work) / "state-compare"
-    report.unlink(missing_ok=True)
-    context.env = {"LD_PRELOAD": SHIM, "STATE_COMPARE": str(report)}
-    if context.spec.options.get("spoil"):
-        context.env["STATE_COMPARE_SPOIL"] = "1"
-    return report
-
-
 def _pass(guest: Guest, stopped: bool) -> None:
     """kvm-prefault, to the end of the pass: at once, or in many pauses."""
     guest.qmp.forget_events("KVM_PREFAULT_STATUS")
@@ -58,7 +49,8 @@ def state(context: Context) -> dict[str, Any]:
 
     Comparing takes long, so only guests with little memory are paused many times.
     """
-    report = _preload(context)
+    spoil = {"STATE_COMPARE_SPOIL": "1"} if context.spec.options.get("spoil") else {}
+    report = context.preload(SHIM, "STATE_COMPARE", **spoil)
     linux = context.spec.options.get("linux", True)
     with context.guest().start() as guest:
         if linux:

@@ -26,15 +26,6 @@ CLOCK_SLACK = 0.001
 FW_CFG = re.compile(r"@(\d+\.\d+):fw_cfg_select ")
 
 
-def _preload(context: Context) -> Path:
-    report = Path(context.paths.work) / "first-run"
-    report.unlink(missing_ok=True)
-    context.env = {"LD_PRELOAD": SHIM, "FIRST_RUN": str(report)}
-    if context.spec.options.get("naive"):
-        context.env["NAIVE_PREFAULT"] = "1"
-    return report
-
-
 def _report(path: Path) -> dict[str, dict[str, str]]:
     """The library's lines by their first word."""
     if not path.exists():
@@ -92,7 +83,9 @@ def timeline(context: Context) -> dict[str, Any]:
     """Firmware, Linux, the touch of memory, power-off."""
     if isinstance(context.faults, NoFaults):
         raise GuestError(context.faults.reason)
-    report, log = _preload(context), Path(context.paths.work) / "fw-cfg.log"
+    naive = {"NAIVE_PREFAULT": "1"} if context.spec.options.get("naive") else {}
+    report = context.preload(SHIM, "FIRST_RUN", **naive)
+    log = Path(context.paths.work) / "fw-cfg.log"
     log.unlink(missing_ok=True)
     context.faults.record(BUFFER_KIB)
     with context.guest(extra=["-trace", "fw_cfg_select", "-msg", "timestamp=on",

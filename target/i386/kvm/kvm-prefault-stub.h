@@ -18,6 +18,9 @@
 /* Port that the stub writes to when it is done; no device listens on it */
 #define KVM_PREFAULT_STUB_PORT 0xe1
 
+/* KVM's number for what the guest sees in SMM (kvm_arch_vcpu_memslots_id) */
+#define KVM_PREFAULT_AS_SMM 1
+
 /**
  * kvm_prefault_stub_create: give the stub a memory slot, in all address spaces
  * @gpa: where, 16 KiB that nothing else uses

@@ -21,8 +21,6 @@
 #include "kvm-prefault-stub.h"
 #include "trace.h"
 
-#define AS_ID_SMM         1
-
 struct KVMPrefaultSaved {
     struct kvm_mp_state mp_state;
     struct kvm_vcpu_events events;
@@ -102,7 +100,7 @@ static void restart_counters(CPUState *cpu, KVMPrefaultSaved *s)
 
 static bool smm_changes(const KVMPrefaultSaved *s, int as_id)
 {
-    return s->events.smi.smm != (as_id == AS_ID_SMM);
+    return s->events.smi.smm != (as_id == KVM_PREFAULT_AS_SMM);
 }
 
 /*
@@ -124,7 +122,7 @@ static struct kvm_vcpu_events stub_events(const KVMPrefaultSaved *s)
 {
     struct kvm_vcpu_events events = {
         .nmi.masked = 1,
-        .smi.smm = s->as_id == AS_ID_SMM,
+        .smi.smm = s->as_id == KVM_PREFAULT_AS_SMM,
         .flags = KVM_VCPUEVENT_VALID_SHADOW |
                  (s->events.flags & (KVM_VCPUEVENT_VALID_PAYLOAD |
                                      KVM_VCPUEVENT_VALID_TRIPLE_FAULT)),

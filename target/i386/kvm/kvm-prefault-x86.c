@@ -24,9 +24,6 @@
 #define KVM_RESERVED_GPA  0xfeffc000
 #define KVM_RESERVED_SIZE 0x4000
 
-/* KVM's number for what the guest sees in SMM (kvm_arch_vcpu_memslots_id) */
-#define AS_ID_SMM 1
-
 bool kvm_arch_prefault_has_slot_zap(KVMState *s)
 {
     return kvm_vm_check_extension(s, KVM_CAP_DISABLE_QUIRKS2) &
@@ -165,7 +162,7 @@ static int set_smm(CPUState *cpu, const struct kvm_vcpu_events *events,
 int kvm_arch_prefault_enter_as(CPUState *cpu, int as_id,
                                KVMPrefaultVCPUMode *mode)
 {
-    bool smm = as_id == AS_ID_SMM;
+    bool smm = as_id == KVM_PREFAULT_AS_SMM;
     int ret;
 
     mode->changed = false;

@@ -50,10 +50,14 @@ class Ept(MtrrChecks):
         self.assertGreater(row["mtrr_zaps"], 0)
         self.assertEqual(set(row["again"]["types"]), {"0", "1", "4", "5", "6"})
 
-    def test_6_1_mtrr_check_sees_stale_types(self):
-        """Mode full, as upstream 6.1, keeps what was mapped under CR0.CD=1: that is found."""
+    def test_6_1_mtrr_check_sees_wrong_types(self):
+        """Mode full, as upstream 6.1, reads a mask with a hole as one without: that is found.
+
+        Looked at when memory was touched again: what zaps leave behind depends on who was last.
+        """
         row = self.mtrr_row("ept-mtrr-verify-full-4k")
-        self.assertGreater(row["left"]["wrong"], 0)
+        self.log.info("left: %s, again: %s", row["left"], row["again"])
+        self.assertGreater(row["again"]["wrong"], 100)
 
     def test_6_1_mtrr_stress(self):
         """MTRRs, CR0.CD, memory and DMA all at once; no stale type, no write lost."""

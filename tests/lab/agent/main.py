@@ -2,8 +2,8 @@
 """Run a job: read it, run each scenario, print each result as one line.
 
 Lines that start with "@@LAB " carry JSON with a "type": hello (the host),
-begin (a run starts), result (a run ended), log (the host's kernel log after
-a failure), done.  Everything else on the channel is noise.
+begin (a run starts), progress (where a long one is), result (a run ended),
+log (the host's kernel log after a failure), done.  Everything else on the channel is noise.
 """
 
 import json
@@ -108,7 +108,8 @@ class Agent:
         self._say("begin", name=data["name"])
         start = time.monotonic()
         spec = Spec.from_json(data)
-        context = scenarios.Context(spec, self._paths, self._faults)
+        context = scenarios.Context(spec, self._paths, self._faults,
+                                    progress=lambda text: self._say("progress", text=text))
         row = {**spec.dimensions, "scenario": spec.scenario, "booted": False}
         try:
             self._prepare(spec)

@@ -3,10 +3,10 @@
 
 from typing import Any
 
+from agent.scenarios.soak import EVENTS
+
 Row = dict[str, Any]
 
-# Events, and the option of the scenario that says how often.
-EVENTS = {"guest reboot": "reboots", "plug, unplug": "plugs", "migration": "migrations"}
 # After these no RAM fault is allowed; while a guest migrates its pages are write-protected.
 WITHOUT_FAULTS = ("guest reboot", "plug, unplug")
 EXACT = ("fds", "threads", "ranges", "locked_kib")

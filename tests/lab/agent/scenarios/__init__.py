@@ -25,6 +25,8 @@ class Context:
     faults: RamFaults | NoFaults
     guests: list[Guest] = field(default_factory=list)
     env: dict[str, str] = field(default_factory=dict)
+    # Long scenarios say where they are.
+    progress: Callable[[str], None] = field(default=lambda text: None)
 
     def guest(self, name: str = "guest", extra: list[str] | None = None) -> Guest:
         """A guest that is remembered, so that a failure shows its logs."""

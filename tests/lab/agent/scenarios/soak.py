@@ -11,6 +11,8 @@ from .migrate import wait_migration
 
 DIMM_MIB = 64
 DIMM_AT = 1 << 32
+# Events, and the option that says how often.
+EVENTS = {"guest reboot": "reboots", "plug, unplug": "plugs", "migration": "migrations"}
 
 Row = dict[str, Any]
 
@@ -52,14 +54,21 @@ def _plug(guest: Guest) -> None:
     guest.qmp.command("object-del", id="plugged")
 
 
-def _repeat(guest: Guest, steps: Steps, count: int, event: str,
+def _round(context: Context, guest: Guest, steps: Steps, event: str, number: int) -> Row:
+    """What the guest holds after a round, and the RAM faults since the one before."""
+    holds = _settle(guest)
+    steps.mark(f"{event} {number}")
+    context.progress(f"{event} {number + 1} of {context.spec.options[EVENTS[event]]}")
+    return {"event": event, "number": number, **holds,
+            "ram_faults": steps.rows[-1]["ram_faults"]}
+
+
+def _repeat(context: Context, guest: Guest, steps: Steps, event: str,
             act: Callable[[Guest], None]) -> list[Row]:
     rows = []
-    for number in range(count):
+    for number in range(context.spec.options[EVENTS[event]]):
         act(guest)
-        rows.append({"event": event, "number": number, **_settle(guest)})
-        steps.mark(f"{event} {number}")
-        rows[-1]["ram_faults"] = steps.rows[-1]["ram_faults"]
+        rows.append(_round(context, guest, steps, event, number))
     return rows
 
 
@@ -85,21 +94,19 @@ def _to_peer(context: Context, source: Guest, number: int) -> Guest:
     return target
 
 
-def _migrations(context: Context, guest: Guest, steps: Steps, count: int) -> list[Row]:
+def _migrations(context: Context, guest: Guest, steps: Steps) -> list[Row]:
     """Back and forth; ends with the guest switched off."""
     rows = []
     guest.ask(f"hold {context.spec.touched_mib}")
     try:
-        for number in range(count):
+        for number in range(context.spec.options["migrations"]):
             guest.renew_deadline()
             target = _to_peer(context, guest, number)
             guest.__exit__()
             guest = target
             context.guests.clear()
             context.guests.append(guest)
-            rows.append({"event": "migration", "number": number, **_settle(guest)})
-            steps.mark(f"migration {number}")
-            rows[-1]["ram_faults"] = steps.rows[-1]["ram_faults"]
+            rows.append(_round(context, guest, steps, "migration", number))
         guest.power_off()
     finally:
         guest.__exit__()
@@ -109,12 +116,12 @@ def _migrations(context: Context, guest: Guest, steps: Steps, count: int) -> lis
 @scenario
 def soak(context: Context) -> Row:
     """options.reboots, .plugs and .migrations, in this order, of one guest."""
-    options, steps = context.spec.options, Steps(context)
+    steps = Steps(context)
     with context.guest(extra=_extra(context)).start() as guest:
         guest.boot()
         guest.qmp.command("set-action", reboot="reset")
         steps.mark("boot")
-        rows = _repeat(guest, steps, options["reboots"], "guest reboot", _reboot)
-        rows += _repeat(guest, steps, options["plugs"], "plug, unplug", _plug)
-        rows += _migrations(context, guest, steps, options["migrations"])
+        rows = _repeat(context, guest, steps, "guest reboot", _reboot)
+        rows += _repeat(context, guest, steps, "plug, unplug", _plug)
+        rows += _migrations(context, guest, steps)
     return {"booted": True, "rounds": rows}

@@ -15,6 +15,8 @@ from .spec import Paths, Spec, command_line
 
 
 NOBODY = 65534
+# Of a guest that has failed, whose run is over
+SECONDS_TO_ANSWER = 5
 
 
 class GuestError(Exception):
@@ -46,6 +48,8 @@ class Guest:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if exc and exc[0] is not None:
+            self._ask_what_it_does()
         self.kill()
         for name in ("console", "qmp"):
             if hasattr(self, name):
@@ -143,6 +147,17 @@ class Guest:
         if self._process and self._process.poll() is None:
             self._process.kill()
             self._process.wait(30)
+
+    def _ask_what_it_does(self) -> None:
+        """After a failure; the answers are in the QMP log, or that there were none."""
+        if not hasattr(self, "qmp") or self.process.poll() is not None:
+            return
+        try:
+            for line in ("info status", "info kvm_prefault", "info registers -a",
+                         "info registers -a", "info lapic"):
+                self.qmp.command("human-monitor-command", SECONDS_TO_ANSWER, command_line=line)
+        except (QmpError, OSError):
+            return
 
     def stderr(self) -> str:
         path = self.work / "stderr"

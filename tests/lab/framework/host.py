@@ -183,7 +183,9 @@ class EmulatedHost:
         with open(work / "emulator.log", "wb") as log:
             log.write((" ".join(argv) + "\n").encode())
             log.flush()
-            process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log,
+            # It ends with us, however we end.
+            process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *argv],
+                                       stdin=subprocess.PIPE, stdout=log, stderr=log,
                                        env={**os.environ, **self._emulator.environment})
             self._emulator.started(process)
             try:

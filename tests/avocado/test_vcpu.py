@@ -1,32 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """prefault-method=vcpu: vCPUs touch memory, on KVMs without KVM_PRE_FAULT_MEMORY too."""
 
-from labtest import LabTest, Row
+from vcpuchecks import VcpuChecks
 
 RUNNABLE, UNINITIALIZED = 0, 1
 
 
-class Vcpu(LabTest):
+class Vcpu(VcpuChecks):
     """
     :avocado: enable
     """
 
     group = "vcpu"
 
-    def check_method(self, name: str, kernel: str) -> Row:
-        row = self.row(name)
-        self.assertTrue(row["kernel"].startswith(f"{kernel}."), row["kernel"])
-        self.assertEqual(row["query"]["method"], "vcpu")
-        return row
-
     def test_6_1(self):
         """Stock Linux 6.1, prefault-method=auto: no fault from the end of firmware on."""
-        row = self.check_method("vcpu-6.1-prefault", "6.1")
-        self.assertTrue(row["booted"])
-        self.check_ready(row["query"])
+        row = self.check_os("vcpu-6.1-prefault", "6.1")
         self.assertFalse(row["query"]["host"]["pre-fault-memory"])
-        self.assertEqual(row["ram_faults_os"], 0, row.get("fault_samples"))
-        self.assertEqual(row["faults_since_ready"], 0)
 
     def test_6_1_firmware(self):
         """There firmware takes no more faults than without prefault."""
@@ -57,15 +47,6 @@ class Vcpu(LabTest):
     def test_486(self):
         """A CPU without PAE is refused."""
         self.check_refused("vcpu-486", "'prefault-method=vcpu'", "PAE", "486")
-
-    def check_state(self, name: str, kernel: str, vcpus: int) -> Row:
-        """So many vCPUs were borrowed; nothing of them or of RAM was different after."""
-        row = self.check_method(name, kernel)
-        self.assertEqual(row["differences"], [])
-        self.assertGreaterEqual(len(row["vcpus"]), vcpus)
-        self.assertGreaterEqual(row["ram_compared"], 2 + row["query"]["repopulations"]["zap-all"])
-        self.check_ready(row["query"])
-        return row
 
     def test_state(self):
         """One vCPU, 64 bits, Linux."""

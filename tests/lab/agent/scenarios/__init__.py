@@ -64,18 +64,19 @@ def find(name: str) -> Scenario:
 
 
 class Steps:
-    """RAM faults per step: each mark() counts since the one before."""
+    """RAM faults per step, those of the system alone too: since the mark() before."""
 
     def __init__(self, context: Context):
         self._faults = context.faults
-        self._last = 0
+        self._last = dict.fromkeys(("ram_faults", "ram_faults_os"), 0)
         self.rows: list[dict[str, Any]] = []
 
     def mark(self, event: str, **more: Any) -> None:
-        now = self._faults.counts()["ram_faults"]
-        delta = None if now is None else now - self._last
-        self._last = now or 0
-        self.rows.append({"event": event, "ram_faults": delta, **more})
+        now = self._faults.counts()
+        delta = {name: None if now[name] is None else now[name] - last
+                 for name, last in self._last.items()}
+        self._last = {name: now[name] or 0 for name in delta}
+        self.rows.append({"event": event, **delta, **more})
 
 
 def populate_ms(info: dict[str, Any] | None) -> float | None:

@@ -18,7 +18,6 @@ from .. import kvmhost
 from ..guest import Guest, GuestError
 from . import Context, scenario
 
-ROUNDS = 3
 MADV_POPULATE_WRITE = 23
 MAP_HUGETLB = 0x40000
 # cli; hlt; jump back
@@ -96,13 +95,14 @@ def _method(context: Context, method: str, threads: int) -> float:
 
 @scenario
 def methods(context: Context) -> dict[str, Any]:
-    """Each way with 1 to options.threads threads, by turns."""
+    """Each way with as many threads as options.threads says, options.rounds times by turns."""
     ways = ["host", "vcpu"]
     if kvmhost.kvm_extension(kvmhost.KVM_CAP_PRE_FAULT_MEMORY) > 0:
         ways.insert(1, "ioctl")
     times: dict[tuple[str, int], list[float]] = {
         (way, threads): [] for threads in context.spec.options["threads"] for way in ways}
-    for _ in range(ROUNDS):
+    for number in range(context.spec.options["rounds"]):
+        context.progress(f"round {number + 1} of {context.spec.options['rounds']}")
         for (way, threads), found in times.items():
             found.append(_host(context, threads) if way == "host"
                          else _method(context, way, threads))

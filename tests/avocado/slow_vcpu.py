@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """prefault-method=vcpu for life: resets, sleep, migrations, more vCPUs and machines."""
 
-from labtest import Row
 from vcpuchecks import VcpuChecks
 
 
@@ -70,7 +69,7 @@ class VcpuFull(VcpuChecks):
 
     def check_threads(self, vcpus: int) -> None:
         for pages in (4, 2048):
-            row: Row = self.check_state(f"vcpu-state-threads-{vcpus}-{pages}k", "6.1", 4)
+            row = self.check_state(f"vcpu-state-threads-{vcpus}-{pages}k", "6.1", 4)
             self.assertEqual(row["query"]["threads"], 4)
 
     def test_threads_4(self):

@@ -29,7 +29,7 @@ class Section:
 
 BOOT = fields(text="name config machine firmware error scenario", flag="booted",
               number="smp mem_mib host_page_kib ram_faults ram_faults_above_1m ram_faults_os "
-                     "populate_ms first_touch_ms second_touch_ms", object="query")
+                     "populate_ms first_touch_ms second_touch_ms program_touch_ms", object="query")
 
 SECTIONS = (
     Section("timeline", "RAM faults over guest time",

@@ -64,7 +64,8 @@ def boots(rows: list[Row]) -> list[Part]:
                number("above 1 MiB", "ram_faults_above_1m", count),
                *(number(title, name, milliseconds) for title, name in (
                    ("populate, ms", "populate_ms"), ("first touch, ms", "first_touch_ms"),
-                   ("second touch, ms", "second_touch_ms"))), Column("result", _verdict)]
+                   ("second touch, ms", "second_touch_ms"),
+                   ("by a program, ms", "program_touch_ms"))), Column("result", _verdict)]
     good = sum(_verdict(row) == "ok" for row in rows)
     return [paragraph(f"{good} of {plural(len(rows), 'run')} without a mistake."),
             table("Boots", columns, rows)]

@@ -25,6 +25,7 @@ TABLE: list[tuple[str, Callable[[Row], Any]]] = [
     ("populate, ms", lambda r: r.get("populate_ms")),
     ("first touch, ms", lambda r: r.get("first_touch_ms")),
     ("second touch, ms", lambda r: r.get("second_touch_ms")),
+    ("by a program, ms", lambda r: r.get("program_touch_ms")),
 ]
 
 
@@ -54,11 +55,12 @@ def side_by_side(rows: list[Row]) -> str:
 
 def one_per_line(rows: list[Row]) -> str:
     """One line per run, for the matrix."""
-    lines = [["run", "RAM faults", "above 1 MiB", "populate", "first", "second ms", "result"]]
+    lines = [["run", "RAM faults", "above 1 MiB", "populate", "first", "second ms", "program",
+              "result"]]
     for row in rows:
         lines.append([row["name"], *(_text(row.get(name)) for name in (
             "ram_faults", "ram_faults_above_1m", "populate_ms", "first_touch_ms",
-            "second_touch_ms")), verdict(row)])
+            "second_touch_ms", "program_touch_ms")), verdict(row)])
     return align(lines)
 
 

@@ -18,7 +18,8 @@
  *                   check           verify that pattern, then write it anew
  *                   physread MIB AT   read a byte of each page of that many
  *                                   MiB of physical memory from AT MiB on
- *                   physwrite MIB AT  write one, the same way
+ *                   physwrite MIB AT  write one, the same way; says how many
+ *                                   ms that took
  *                   timeread MIB AT   read a byte of each page, twice, and
  *                                   leave at AT + MIB how long each took
  *                   timewrite MIB AT  write one, the same way
@@ -262,8 +263,8 @@ static void physical(const char *command, size_t mib, size_t at_mib)
         return;
     }
     if (!strcmp(command, "physwrite")) {
-        touch_pass(mem, size);
-        say("ok physwrite pages=%zu", size / PAGE);
+        say("ok physwrite pages=%zu ms=%.3f", size / PAGE,
+            touch_pass(mem, size));
     } else {
         say("ok physread pages=%zu nonzero=%zu", size / PAGE,
             count_nonzero(mem, size));

@@ -1,23 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What a guest pays for reading a page before it writes it, and for population.
 
-The pages lie in a hole that the guest's kernel was told to leave alone
-(memmap=SIZE$AT), so nothing in the guest has touched them: not its firmware,
-not its kernel, not an earlier program.
+The pages lie in a hole (hole.py), so nothing in the guest has touched them.
 """
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .. import kvmhost
+from .. import hole, kvmhost
 from ..guest import Guest, GuestError
 from . import Context, prefault_facts, scenario
 
-# Above where the kernel unpacks itself, below the initrd at the end of 256 MiB.
-HOLE_AT_MIB = 160
-HOLE_MIB = 32
-PAGES = HOLE_MIB * 256
+PAGES = hole.SMALL_MIB * 256
 ROUNDS = 4
 MINFLT = 7
 
@@ -49,7 +44,7 @@ def _step(context: Context, guest: Guest, command: str) -> Step:
     pid = guest.process.pid
     host, mapped = minor_faults(pid), mappings_made(guest)
     tdp = context.faults.part_count()
-    line = guest.ask(f"{command} {HOLE_MIB} {HOLE_AT_MIB}")
+    line = guest.ask(f"{command} {hole.SMALL_MIB} {hole.AT_MIB}")
     if int(line.values["pages"]) != PAGES:
         raise GuestError(f"{line.text}: expected {PAGES} pages")
     now = context.faults.part_count()
@@ -77,12 +72,9 @@ def _facts(read: Step, write: Step, check: Step) -> dict[str, Any]:
 @scenario
 def cow(context: Context) -> dict[str, Any]:
     """Read every page of the hole, then write every page, then read again."""
-    spec = dataclasses.replace(context.spec, append=f"memmap={HOLE_MIB}M${HOLE_AT_MIB}M")
-    guest = Guest(spec, context.paths)
-    context.guests.append(guest)
-    with guest.start():
+    with context.remember(Guest(hole.with_hole(context.spec), context.paths)).start() as guest:
         guest.boot()
-        context.faults.watch_part(HOLE_AT_MIB << 20, (HOLE_AT_MIB + HOLE_MIB) << 20)
+        context.faults.watch_part(hole.AT_MIB << 20, (hole.AT_MIB + hole.SMALL_MIB) << 20)
         steps = [_step(context, guest, command)
                  for command in ("physread", "physwrite", "physread")]
         info = guest.prefault()

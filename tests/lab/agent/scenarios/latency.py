@@ -12,7 +12,7 @@ import sys
 from array import array
 from typing import Any
 
-from .. import kvmhost
+from .. import hole, kvmhost
 from ..guest import Guest, GuestError
 from ..spec import Spec
 from . import Context, Steps, scenario
@@ -20,9 +20,6 @@ from . import Context, Steps, scenario
 CONFIGS = ("stock", "prealloc", "prefault")
 ACCESSES = ("write", "read")
 PERCENTILES = {"p50_ns": 50, "p99_ns": 99, "p999_ns": 99.9}
-# The hole begins above where the kernel unpacks itself; its end must leave the top of
-# memory to the initrd.
-HOLE_AT_MIB = 160
 # Behind the memory of each access its samples: 2 KiB per MiB, twice.
 SAMPLES_MIB = 2
 # Upper ends of the histogram's classes: four per power of two.
@@ -58,13 +55,12 @@ def histogram(ordered: list[float]) -> list[list[int]]:
 
 
 def hole_at(access: str, mib: int) -> int:
-    return HOLE_AT_MIB + ACCESSES.index(access) * (mib + SAMPLES_MIB)
+    return hole.AT_MIB + ACCESSES.index(access) * (mib + SAMPLES_MIB)
 
 
 def _with_hole(spec: Spec, config: str, mib: int) -> Spec:
     size = len(ACCESSES) * (mib + SAMPLES_MIB)
-    append = f"memmap={size}M${HOLE_AT_MIB}M {spec.append}".rstrip()
-    return dataclasses.replace(spec, config=config, append=append)
+    return dataclasses.replace(hole.with_hole(spec, size), config=config)
 
 
 def _fetch(guest: Guest, at: int, size: int) -> "array[int]":

@@ -133,7 +133,7 @@ class Agent:
     def _prepare(self, spec: Spec) -> None:
         kvmhost.set_page_size(spec.host_page_kib)
         self._reserve_huge_pages(spec)
-        measured = spec.scenario in ("boot", "state") and spec.backend == "ram"
+        measured = spec.scenario in ("boot", "first_touch", "state") and spec.backend == "ram"
         if self._emulated and self._used and measured:
             kvmhost.scrub(spec.mem_mib * 5 // 4)
         self._used = True

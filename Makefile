@@ -35,7 +35,7 @@ help:
 	@echo 'make check-debug  guests and KVM selftests under lockdep, KASAN and PROVE_RCU'
 	@echo 'make check-faults    system calls of ours that fail, one at a time, build/results/faults.json'
 	@echo 'make check-upstream  QEMU'"'"'s own qtests, unchanged source and fork, build/results/upstream-qtest.json'
-	@echo 'make check-sanitize  tests and failing calls under ASan and UBSan'
+	@echo 'make check-sanitize  tests and failing calls under ASan and UBSan, life cycles under TSan'
 	@echo 'make soak         200 reboots, 100 plugs, 50 migrations (PART=10: a tenth), build/results/soak.json'
 	@echo 'make stock        build the unchanged QEMU for comparison (build/stock/qemu)'
 	@echo 'make kvm-modules  patched KVM for a stock Debian kernel (KERNEL=6.1|6.12), build/kvm/KERNEL'
@@ -137,6 +137,7 @@ check-upstream: stock
 
 check-sanitize: setup
 	@$(root)/scripts/check-sanitize
+	@$(root)/scripts/check-sanitize --threads
 
 soak: setup
 	@$(lab) soak --divide $(or $(PART),1)

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from . import kernellog, kvmhost, scenarios
+from . import kernellog, kvmhost, races, scenarios
 from .ftrace import NoFaults, RamFaults
 from .spec import Paths, Spec
 
@@ -32,6 +32,7 @@ class Agent:
         Path(self._paths.work).mkdir(parents=True, exist_ok=True)
         self._faults: RamFaults | NoFaults = NoFaults("not set up")
         self._kernel_log: kernellog.KernelLog | None = None
+        self._functions = races.our_functions() if self._emulated else []
         self._failed = False
         self._used = False
 
@@ -121,6 +122,7 @@ class Agent:
                     "evidence": [guest.evidence() for guest in context.guests]}
         row |= self._kernel_reports(spec.options.get("kernel_report", ""),
                                     row.get("error", ""))
+        row |= races.collect(Path(self._paths.work), self._functions)
         row |= self._faults.counts()
         if spec.config == "prefault" and row["ram_faults"]:
             row["fault_samples"] = self._faults.samples()

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any, Callable
 
-from . import races
 from .console import Console, Line
 from .qmp import Qmp, QmpError
 from .spec import Paths, Spec, command_line
@@ -75,7 +74,7 @@ class Guest:
         with open(self.work / "stderr", "wb") as stderr:
             self._process = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr,
-                preexec_fn=self._user(), env={**os.environ, **races.environment(self.work), **self.env})
+                preexec_fn=self._user(), env={**os.environ, **self.env})
         if console:
             self.connect()
         return self

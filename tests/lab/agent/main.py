@@ -7,6 +7,7 @@ log (the host's kernel log after a failure), done.  Everything else on the chann
 """
 
 import json
+import os
 import sys
 import termios
 import time
@@ -30,6 +31,8 @@ class Agent:
         self._paths = Paths(**job["paths"])
         self._emulated = job["emulated"]
         Path(self._paths.work).mkdir(parents=True, exist_ok=True)
+        # for qemu-img as well, whose races are no failure of a run either
+        os.environ.update(races.environment(Path(self._paths.work)))
         self._faults: RamFaults | NoFaults = NoFaults("not set up")
         self._kernel_log: kernellog.KernelLog | None = None
         self._functions = races.our_functions() if self._emulated else []

@@ -95,7 +95,7 @@ void kvm_prefault_ioctl_begin(KVMPrefaultVCPU *v)
     KVMPrefault *p = &kvm_prefault;
 
     qemu_mutex_lock(&p->inflight_lock);
-    p->inflight++;
+    qatomic_set(&p->inflight, p->inflight + 1);
     qatomic_set(&v->ioctl_start_us, g_get_monotonic_time());
     qemu_mutex_unlock(&p->inflight_lock);
     bql_unlock();
@@ -109,7 +109,7 @@ int64_t kvm_prefault_ioctl_end(KVMPrefaultVCPU *v)
     qemu_mutex_lock(&p->inflight_lock);
     us = g_get_monotonic_time() - v->ioctl_start_us;
     qatomic_set(&v->ioctl_start_us, 0);
-    p->inflight--;
+    qatomic_set(&p->inflight, p->inflight - 1);
     qemu_cond_broadcast(&p->inflight_cond);
     qemu_mutex_unlock(&p->inflight_lock);
     bql_lock();

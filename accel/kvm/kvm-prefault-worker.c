@@ -248,7 +248,7 @@ static bool take_turn(CPUState *cpu)
 
     if (p->state != KVM_PREFAULT_STATE_POPULATING ||
         p->host_stale || p->host_running || p->settling ||
-        p->inflight >= p->threads || method_must_wait()) {
+        qatomic_read(&p->inflight) >= p->threads || method_must_wait()) {
         return false;
     }
     if (p->method == KVM_PREFAULT_METHOD_IOCTL &&

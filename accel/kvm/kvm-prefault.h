@@ -170,7 +170,8 @@ typedef struct KVMPrefault {
 
     /*
      * Number of KVM_PRE_FAULT_MEMORY ioctls that run without the BQL.
-     * Incremented with the BQL held, decremented without it.
+     * Incremented with the BQL held, decremented without it, both under
+     * the lock.  Who has the BQL only may see one that has just ended.
      */
     QemuMutex inflight_lock;
     QemuCond inflight_cond;

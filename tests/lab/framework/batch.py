@@ -14,8 +14,8 @@ RUNS_PER_HOST = 8
 HOST_MEM_MIB = 2048
 LARGE_HOST_MEM_MIB = 4096
 # Only the framework reads these fields, they are not sent to the agent.
-FRAMEWORK_FIELDS = ("groups", "host_append", "host_cpus", "kernel", "kvm", "kvm_parameters",
-                    "lab", "rootfs")
+FRAMEWORK_FIELDS = ("groups", "host_append", "host_cpus", "host_mem_mib", "kernel", "kvm",
+                    "kvm_parameters", "lab", "rootfs")
 
 Run = dict[str, Any]
 
@@ -32,7 +32,8 @@ def machine_for(runs: list[Run]) -> Machine:
     if kvm == "debug":
         append = f"{append} {debugkernel.command_line(runs[0].get('kvm_parameters', {}))}"
     return Machine(cpus=max(run.get("host_cpus", 1) for run in runs),
-                   mem_mib=max(mem_mib, guest_mib + HOST_MEM_MIB),
+                   mem_mib=max(mem_mib, guest_mib + HOST_MEM_MIB,
+                               *(run.get("host_mem_mib", 0) for run in runs)),
                    append=append.strip(), kvm=kvm,
                    kernel=runs[0].get("kernel", DEFAULT_KERNEL), lab=runs[0].get("lab", ""),
                    upstream=any(_needs_upstream(run) for run in runs),

@@ -46,8 +46,10 @@ def _plug(guest: Guest) -> None:
     guest.renew_deadline()
     guest.qmp.command("object-add", qom_type="memory-backend-ram", id="plugged",
                       size=DIMM_MIB << 20)
+    guest.qmp.forget_events("ACPI_DEVICE_OST")
     guest.qmp.command("device_add", driver="pc-dimm", id="dimm", memdev="plugged", addr=DIMM_AT)
-    guest.ask("ping")
+    # until the guest has taken it: a request to give back what it has not got is lost
+    guest.qmp.wait_event("ACPI_DEVICE_OST", guest.left)
     guest.qmp.forget_events("DEVICE_DELETED")
     guest.qmp.command("device_del", id="dimm")
     guest.qmp.wait_event("DEVICE_DELETED", guest.left)

@@ -10,7 +10,7 @@ import dataclasses
 from .spec import Spec
 
 # Above where the kernel unpacks itself; its end must leave the top of memory to the
-# initrd and to OVMF, which has the last 64 MiB below 4 GiB.
+# initrd and to OVMF, which has the last 64 MiB of RAM below 4 GiB.
 AT_MIB = 160
 SMALL_MIB = 32
 # RAM of a guest that has room for the small one.

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Boot, touch memory, power off: the rows of boot.json and matrix.json."""
 
+import statistics
 from typing import Any
 
 from .. import hole
 from ..guest import Guest
 from . import Context, prefault_facts, scenario
+
+# The emulator itself now and then stands still for longer than all of the hole takes.  That
+# falls into one part: the median leaves it out, first_touch_worst_part_ms shows it.
+PARTS = 8
 
 
 def _program_times(guest: Guest) -> dict[str, float]:
@@ -15,11 +20,18 @@ def _program_times(guest: Guest) -> dict[str, float]:
             "program_again_ms": float(values["second_touch_ms"])}
 
 
+def _parts_ms(guest: Guest) -> list[float]:
+    size = hole.SMALL_MIB // PARTS
+    return [float(guest.ask(f"physwrite {size} {hole.AT_MIB + part * size}").values["ms"])
+            for part in range(PARTS)]
+
+
 def _hole_times(guest: Guest) -> dict[str, float]:
     """Nobody but the host has to provide the pages of the hole."""
-    answers = [guest.ask(f"physwrite {hole.SMALL_MIB} {hole.AT_MIB}") for _ in range(2)]
-    first, second = (float(answer.values["ms"]) for answer in answers)
-    return {"first_touch_ms": first, "second_touch_ms": second}
+    first, second = _parts_ms(guest), _parts_ms(guest)
+    return {"first_touch_ms": round(PARTS * statistics.median(first), 3),
+            "first_touch_worst_part_ms": max(first),
+            "second_touch_ms": round(PARTS * statistics.median(second), 3)}
 
 
 def _boot(context: Context, guest: Guest, has_hole: bool) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def failures(rounds: list[Row]) -> list[str]:
             if _grows([row[name] for row in rows], 0):
                 texts.append(f"{event}: {name} grows: {[row[name] for row in rows]}")
         rss = [row["rss_kib"] for row in rows]
-        # One process of many may have an arena more; a leak raises every later round.
+        # One process out of five has had 5 MB more; a leak raises every later round.
         if _grows(rss, max(RSS_KIB, RSS_SHARE * rss[0]), statistics.median_low):
             texts.append(f"{event}: rss_kib grows: {rss}")
         faults = [row["ram_faults"] for row in rows]

@@ -24,13 +24,18 @@
 /* Interrupted calls that are repeated; nobody sends signals to this thread */
 #define RETRIES 100
 
-typedef struct Part {
-    pthread_t thread;
-    bool threaded;
+/* What a thread takes at a time: none waits long for one that is slower */
+#define CHUNK_BYTES (4 * MiB)
+
+typedef struct Work {
     char *addr;
     uint64_t size;
+    uint64_t chunk;
+    /* where the next chunk begins; atomic */
+    uint64_t next;
+    /* of the first chunk that failed; atomic */
     int ret;
-} Part;
+} Work;
 
 /* Returns: 0 or -errno.  What an interrupted call has done is done. */
 static int populate_write(char *addr, uint64_t size)
@@ -45,11 +50,20 @@ static int populate_write(char *addr, uint64_t size)
     return 0;
 }
 
-static void *part_fn(void *opaque)
+static void *work_fn(void *opaque)
 {
-    Part *part = opaque;
+    Work *work = opaque;
+    uint64_t at;
+    int ret;
 
-    part->ret = populate_write(part->addr, part->size);
+    while (!qatomic_read(&work->ret) &&
+           (at = qatomic_fetch_add(&work->next, work->chunk)) < work->size) {
+        ret = populate_write(work->addr + at,
+                             MIN(work->chunk, work->size - at));
+        if (ret < 0) {
+            qatomic_cmpxchg(&work->ret, 0, ret);
+        }
+    }
     return NULL;
 }
 
@@ -82,30 +96,22 @@ static unsigned pick_threads(uint64_t size, unsigned threads_max)
     return MAX(1, MIN(threads, size / BYTES_PER_THREAD_MIN));
 }
 
-/* The last part is for the calling thread, and what has no thread */
-static int run_parts(Part *parts, unsigned count)
+/* The calling thread is one of them, and all there is where none can be had */
+static int run_threads(Work *work, unsigned count)
 {
-    unsigned i;
-    int ret = 0;
+    pthread_t threads[THREADS_MAX];
+    unsigned started = 0, i;
 
-    for (i = 0; i < count - 1; i++) {
-        parts[i].threaded = kvm_prefault_thread_create(&parts[i].thread,
-                                                       "kvm-prefault",
-                                                       part_fn,
-                                                       &parts[i]) == 0;
+    while (started + 1 < count &&
+           kvm_prefault_thread_create(&threads[started], "kvm-prefault",
+                                      work_fn, work) == 0) {
+        started++;
     }
-    for (i = 0; i < count; i++) {
-        if (!parts[i].threaded) {
-            part_fn(&parts[i]);
-        }
+    work_fn(work);
+    for (i = 0; i < started; i++) {
+        pthread_join(threads[i], NULL);
     }
-    for (i = 0; i < count; i++) {
-        if (parts[i].threaded) {
-            pthread_join(parts[i].thread, NULL);
-        }
-        ret = ret ?: parts[i].ret;
-    }
-    return ret;
+    return work->ret;
 }
 
 /* The kernel, or this kind of memory, does not have MADV_POPULATE_WRITE */
@@ -117,22 +123,18 @@ static bool must_touch(char *addr, uint64_t page_size)
 
 bool kvm_prefault_populate(const KVMPrefaultMemory *m, Error **errp)
 {
-    unsigned count = pick_threads(m->size, m->threads), i;
-    uint64_t each = QEMU_ALIGN_UP(m->size / count, m->page_size), at = 0;
-    g_autofree Part *parts = NULL;
+    Work work = {
+        .addr = m->addr,
+        .size = m->size,
+        .chunk = MAX(CHUNK_BYTES, m->page_size),
+    };
     int ret;
 
     if (m->context || must_touch(m->addr, m->page_size)) {
         return qemu_prealloc_mem(m->fd, m->addr, m->size, m->threads,
                                  m->context, false, errp);
     }
-    parts = g_new0(Part, count);
-    for (i = 0; i < count; i++) {
-        parts[i].addr = m->addr + at;
-        parts[i].size = i < count - 1 ? each : m->size - at;
-        at += each;
-    }
-    ret = run_parts(parts, count);
+    ret = run_threads(&work, pick_threads(m->size, m->threads));
     if (ret < 0) {
         error_setg_errno(errp, -ret, "allocating 0x%" PRIx64 " bytes of host "
                          "memory failed", m->size);

@@ -17,6 +17,7 @@
 #include "exec/ramblock.h"
 #include "kvm-prefault.h"
 #include "kvm-prefault-blocks.h"
+#include "kvm-prefault-host.h"
 
 /* MemoryRegion of each guest-visible backend -> number of ranges of it */
 static GHashTable *backends;

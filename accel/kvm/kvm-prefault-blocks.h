@@ -96,4 +96,17 @@ uint64_t kvm_prefault_block_piece(const KVMPrefaultBlock *block,
                                   const GArray *holes, uint64_t *done,
                                   uint64_t max);
 
+/**
+ * kvm_prefault_host_track: a memory backend is (no longer) guest-visible
+ * @mr: the backend's memory region
+ */
+void kvm_prefault_host_track(MemoryRegion *mr, bool visible);
+
+/**
+ * kvm_prefault_host_plugged: a part of a backend has got memory
+ * @mr: the backend's memory region, which has a RamDiscardManager
+ */
+void kvm_prefault_host_plugged(MemoryRegion *mr, uint64_t offset,
+                               uint64_t size);
+
 #endif

@@ -17,6 +17,10 @@
 #include "exec/memory.h"
 #include "exec/ramblock.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-blocks.h"
+#include "kvm-prefault-discard.h"
+#include "kvm-prefault-host.h"
+#include "kvm-prefault-pause.h"
 #include "trace.h"
 
 /* Devices that give memory back without telling anybody but the host */

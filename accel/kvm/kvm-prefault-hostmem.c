@@ -15,6 +15,7 @@
 #include "qapi/error.h"
 #include "kvm-prefault.h"
 #include "kvm-prefault-blocks.h"
+#include "kvm-prefault-host.h"
 #include "kvm-prefault-pin.h"
 #include "trace.h"
 #ifdef CONFIG_NUMA

@@ -12,6 +12,7 @@
 #include "hw/core/cpu.h"
 #include "system/cpus.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-migration.h"
 
 /* A turn beside the guest ends after this on a slow host: the guest goes on */
 #define TURN_MAX_US (10 * G_USEC_PER_SEC / 1000)

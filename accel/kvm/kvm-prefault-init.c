@@ -21,6 +21,10 @@
 #include "system/system.h"
 #include "kvm-prefault.h"
 #include "kvm-prefault-abi.h"
+#include "kvm-prefault-discard.h"
+#include "kvm-prefault-host.h"
+#include "kvm-prefault-method.h"
+#include "kvm-prefault-migration.h"
 
 /* Asked for and impossible: refuse.  Best effort: say why and go on. */
 static void impossible(bool refuse, Error *err)

@@ -19,6 +19,10 @@
 #include "system/hostmem.h"
 #include "system/runstate.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-blocks.h"
+#include "kvm-prefault-discard.h"
+#include "kvm-prefault-host.h"
+#include "kvm-prefault-pause.h"
 #include "trace.h"
 
 /*

@@ -15,6 +15,8 @@
 #include "qapi/error.h"
 #include "hw/core/cpu.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-method.h"
+#include "kvm-prefault-pause.h"
 
 static bool ioctl_possible(Error **errp)
 {

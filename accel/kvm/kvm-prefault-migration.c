@@ -25,6 +25,8 @@
 #include "migration/postcopy-ram.h"
 #include "system/runstate.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-migration.h"
+#include "kvm-prefault-pause.h"
 #include "trace.h"
 
 /* The guest that is expected here, or the last one that came */

@@ -21,6 +21,8 @@
 #include "hw/core/cpu.h"
 #include "system/runstate.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-migration.h"
+#include "kvm-prefault-pause.h"
 #include "trace.h"
 
 /* Work per pause; what has begun is finished, 4 MiB at most */

@@ -19,6 +19,7 @@
 #include "exec/ramblock.h"
 #include "system/hostmem.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-host.h"
 #include "kvm-prefault-pin.h"
 #include "trace.h"
 

@@ -16,6 +16,7 @@
 #include "hw/hotplug.h"
 #include "hw/qdev-core.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-discard.h"
 #include "trace.h"
 
 /* A device of which the guest has not been told yet */

@@ -17,6 +17,9 @@
 #include "monitor/hmp.h"
 #include "monitor/monitor.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-discard.h"
+#include "kvm-prefault-host.h"
+#include "kvm-prefault-migration.h"
 
 static const char *first_reason(void)
 {

@@ -15,6 +15,9 @@
 #include "hw/core/cpu.h"
 #include "system/runstate.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-host.h"
+#include "kvm-prefault-migration.h"
+#include "kvm-prefault-pause.h"
 #include "trace.h"
 
 /*

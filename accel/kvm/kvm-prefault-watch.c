@@ -22,6 +22,7 @@
 #include "qemu/units.h"
 #include "system/runstate.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-pause.h"
 #include "trace.h"
 
 #define LOOK_MS 1000

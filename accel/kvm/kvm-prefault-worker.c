@@ -20,6 +20,9 @@
 #include "system/cpus.h"
 #include "system/runstate.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-method.h"
+#include "kvm-prefault-migration.h"
+#include "kvm-prefault-pause.h"
 #include "trace.h"
 
 /* Most bytes per turn while the guest runs: about 1 ms with 4 KiB pages */

@@ -21,6 +21,9 @@
 #include "hw/core/cpu.h"
 #include "system/runstate.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-discard.h"
+#include "kvm-prefault-host.h"
+#include "kvm-prefault-pause.h"
 #include "trace.h"
 
 /* While the guest runs, its vCPUs are asked for a turn this often */

@@ -127,6 +127,8 @@ check-packages: deb
 check-debug: setup
 	@$(root)/scripts/debug-kernel 6.12
 	@$(root)/scripts/kvm-selftests 6.12
+	@$(root)/scripts/kvm-lab-module 6.1 debug
+	@$(root)/scripts/kvm-selftests 6.1
 	@$(lab) debug
 
 check-faults: setup

@@ -24,7 +24,7 @@ ZAPS = {"stock": ("stock", ALL_STEPS), "full": ("full", ALL_STEPS), "toggle": ("
 
 def _honor() -> list[str]:
     """For NPT: where KVM's variable lies that says whether there are memory types."""
-    match = re.search(r"^(\w+) \w shadow_memtype_mask\t\[kvm\]$",
+    match = re.search(r"^(\w+) \w shadow_memtype_mask(?:\t\[kvm\])?$",
                       KALLSYMS.read_text(encoding="ascii"), re.M)
     if match is None:
         raise RuntimeError(f"{KALLSYMS} has no shadow_memtype_mask of kvm")

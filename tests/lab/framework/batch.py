@@ -29,13 +29,14 @@ def machine_for(runs: list[Run]) -> Machine:
     guest_mib = max(run.get("mem_mib", 256) for run in runs)
     mem_mib = LARGE_HOST_MEM_MIB if guest_mib > 512 else HOST_MEM_MIB
     kvm, append = runs[0].get("kvm", "stock"), runs[0].get("host_append", "")
+    kernel = runs[0].get("kernel", DEFAULT_KERNEL)
     if kvm == "debug":
-        append = f"{append} {debugkernel.command_line(runs[0].get('kvm_parameters', {}))}"
+        append += " " + debugkernel.command_line(kernel, runs[0].get("kvm_parameters", {}))
     return Machine(cpus=max(run.get("host_cpus", 1) for run in runs),
                    mem_mib=max(mem_mib, guest_mib + HOST_MEM_MIB,
                                *(run.get("host_mem_mib", 0) for run in runs)),
                    append=append.strip(), kvm=kvm,
-                   kernel=runs[0].get("kernel", DEFAULT_KERNEL), lab=runs[0].get("lab", ""),
+                   kernel=kernel, lab=runs[0].get("lab", ""),
                    upstream=any(_needs_upstream(run) for run in runs),
                    rootfs=runs[0].get("rootfs", ""))
 

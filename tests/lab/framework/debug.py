@@ -5,11 +5,11 @@ import dataclasses
 from typing import Any
 
 from . import debugkernel, host, results, selftests
-from .config import DEFAULT_KERNEL, Config
+from .config import DEFAULT_KERNEL, Config, load_matrix, select
 
 # Reports that are provoked turn lockdep off, so they get a host of their own, first.
 GROUPS = ("debug-provoke", "debug")
-KEPT = ("name", "scenario", "config", "machine", "smp", "mem_mib", "host_page_kib", "seconds",
+KEPT = ("name", "kernel", "scenario", "config", "machine", "smp", "mem_mib", "host_page_kib", "seconds",
         "ram_faults", "ram_faults_above_1m", "events", "trigger", "reason", "kernel_reports",
         "error")
 # CONFIG_KVM_PROVE_MMU has tdp_mmu_zap_root() drop 1 GiB at once, on purpose: it is run for the
@@ -19,11 +19,26 @@ BY_DESIGN = {"mmu_steps": "in a recursion that cannot yield"}
 Row = dict[str, Any]
 
 
-def run_selftests(config: Config, listener: host.Listener) -> tuple[list[host.Outcome], list[Row]]:
+def _kernel_of(run: Row) -> str:
+    return run.get("kernel", DEFAULT_KERNEL)
+
+
+def guests(group: str, kernels: list[str]) -> list[Row]:
+    """The runs of a group on these kernels."""
+    return [run for run in select(load_matrix(), [group]) if _kernel_of(run) in kernels]
+
+
+def with_kernel(runs: list[Row], rows: list[Row]) -> list[Row]:
+    """The series, where a guest's row has the release that ran."""
+    return [{**row, "kernel": _kernel_of(run)} for run, row in zip(runs, rows)]
+
+
+def run_selftests(config: Config, kernel: str,
+                  listener: host.Listener) -> tuple[list[host.Outcome], list[Row]]:
     """The quick ones and all of ours; they take several times as long as elsewhere."""
     tests = [dataclasses.replace(test, seconds=test.seconds * debugkernel.SLOWNESS)
-             for test in selftests.load(DEFAULT_KERNEL, True, []) if test.quick or test.ours]
-    outcomes, rows = selftests.run(config, DEFAULT_KERNEL, "debug", tests, listener)
+             for test in selftests.load(kernel, True, []) if test.quick or test.ours]
+    outcomes, rows = selftests.run(config, kernel, "debug", tests, listener)
     reports = {row["name"]: row.get("kernel_reports", [])
                for outcome in outcomes for row in outcome.rows}
     return outcomes, [{**row, "scenario": "selftest", "kernel_reports": reports.get(row["name"], [])}
@@ -60,10 +75,10 @@ def first_report(row: Row) -> str:
 
 def table(rows: list[Row]) -> str:
     """One line per run."""
-    lines = [["run", "RAM faults", "seconds", "kernel report", "result"]]
+    lines = [["run", "kernel", "RAM faults", "seconds", "kernel report", "result"]]
     for row in rows:
         faults = row.get("ram_faults")
-        lines.append([row["name"], "-" if faults is None else str(faults),
+        lines.append([row["name"], row["kernel"], "-" if faults is None else str(faults),
                       f"{row.get('seconds', 0):.0f}", first_report(row), verdict(row)])
     return results.align(lines)
 

@@ -145,7 +145,7 @@ def _run_group(config: Config, kernel: str, kvm: str, tests: list[Selftest],
                 for test in tests if config.lab not in test.labs}
     present = [test for test in tests if test.name not in reasons]
     image = Image(config, kernel, kvm, {test.binary: bin_dir / test.binary for test in present})
-    append = debugkernel.command_line(parameters) if kvm == "debug" else ""
+    append = debugkernel.command_line(kernel, parameters) if kvm == "debug" else ""
     machine = Machine(cpus=HOST_CPUS, mem_mib=HOST_MEM_MIB, append=append, kvm=kvm,
                       kernel=kernel)
     outcome = SelftestHost(config, machine, image).run(

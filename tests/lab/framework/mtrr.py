@@ -24,10 +24,12 @@ TITLES = {"stock": "stock modules", "full": "ours, mode full", "toggle": "zaps a
           "batch-ranges": "+ serialized, fine-grained", "range": "all of it (range)",
           "none": "none"}
 
-# One CPU has no contention, so less is gained there.
-CYCLES_SHARE = {"npt": 30, "ept": 10}
+# One emulated CPU has no contention, so less is gained there.
+CYCLES_SHARE, CYCLES_SHARE_ONE_CPU = 30, 10
 
 Row = dict[str, Any]
+# Firmware, lab, emulated CPUs.
+Place = tuple[str, str, int]
 
 
 def result_rows(runs: list[Row], rows: list[Row]) -> list[Row]:
@@ -41,14 +43,19 @@ def result_rows(runs: list[Row], rows: list[Row]) -> list[Row]:
     return found
 
 
-def _groups(rows: list[Row]) -> list[tuple[str, str, int]]:
-    """Tables: firmware, lab, emulated CPUs."""
-    seen = dict.fromkeys((r["firmware"], r["lab"], r["host_cpus"]) for r in rows)
-    return sorted(seen, key=lambda key: (key[1] != "npt", FIRMWARE.index(key[0])))
+def _place(row: Row) -> Place:
+    """Rows that may be compared have this in common."""
+    return row["firmware"], row["lab"], row["host_cpus"]
 
 
-def _of(rows: list[Row], group: tuple[str, str, int]) -> list[Row]:
-    return [r for r in rows if (r["firmware"], r["lab"], r["host_cpus"]) == group]
+def _groups(rows: list[Row]) -> list[Place]:
+    """Tables: where there is contention first."""
+    seen = dict.fromkeys(_place(row) for row in rows)
+    return sorted(seen, key=lambda key: (key[1] != "npt", -key[2], FIRMWARE.index(key[0])))
+
+
+def _of(rows: list[Row], group: Place) -> list[Row]:
+    return [row for row in rows if _place(row) == group]
 
 
 def _cells(row: Row | None) -> list[str]:
@@ -59,7 +66,7 @@ def _cells(row: Row | None) -> list[str]:
     return [f"{row['zap_cycles'] / 1e6:,.2f}M", f"{row['zaps']:,}", f"{row['sptes_zapped']:,}"]
 
 
-def _one_table(rows: list[Row], group: tuple[str, str, int]) -> str:
+def _one_table(rows: list[Row], group: Place) -> str:
     mine = _of(rows, group)
     sizes = sorted({row["smp"] for row in mine})
     by = {(row["config"], row["smp"]): row for row in mine}
@@ -90,11 +97,12 @@ def comparison(rows: list[Row]) -> str:
     """What is left with "range" and "none" of what stock modules cost."""
     lines = []
     good = [row for row in rows if "zap_cycles" in row]
-    by = {(row["firmware"], row["lab"], row["smp"], row["config"]): row for row in good}
+    by = {(_place(row), row["smp"], row["config"]): row for row in good}
     for row in good:
-        stock = by.get((row["firmware"], row["lab"], row["smp"], "stock"))
+        stock = by.get((_place(row), row["smp"], "stock"))
         if row["config"] in ("range", "none") and stock:
-            lines.append(f"{row['firmware']}, {row['smp']} vCPUs, {row['lab']}: "
+            lines.append(f"{row['firmware']}, {row['smp']} vCPUs, {row['lab']} with "
+                         f"{row['host_cpus']} CPU(s): "
                          f"{row['config']} has {_share(row, stock, 'zap_cycles')} of the cycles "
                          f"of stock, {_share(row, stock, 'sptes_zapped')} of its SPTEs, "
                          f"{row['zaps']:,} zaps")
@@ -108,30 +116,51 @@ def _at_most(small: Row, large: Row, field: str, share: int) -> list[str]:
             f"{large[field]:,} of {large['name']}"]
 
 
+def _bursts(rows: list[Row]) -> dict[Place, dict[tuple[str, int], Row]]:
+    """The burst is the same each time, so its numbers can be judged."""
+    found: dict[Place, dict[tuple[str, int], Row]] = {}
+    for row in rows:
+        if row["firmware"] == "burst" and "zap_cycles" in row:
+            found.setdefault(_place(row), {})[row["config"], row["smp"]] = row
+    return found
+
+
 def differences(rows: list[Row]) -> list[str]:
-    """Mode full must zap what stock modules zap; the burst is the same each time."""
+    """Mode full must zap what stock modules zap."""
     bad = []
-    by = {(row["lab"], row["smp"], row["config"]): row for row in rows
-          if row["firmware"] == "burst" and "zap_cycles" in row}
-    for (lab, smp, config), row in by.items():
-        stock = by.get((lab, smp, "stock"))
-        if config == "full" and stock:
-            bad += [f"{row['name']}: '{field}' is {row[field]:,}, with stock modules it is "
-                    f"{stock[field]:,}" for field in ("zaps", "gfns")
-                    if row[field] != stock[field]]
+    for by in _bursts(rows).values():
+        for (config, smp), row in by.items():
+            stock = by.get(("stock", smp))
+            if config == "full" and stock:
+                bad += [f"{row['name']}: '{field}' is {row[field]:,}, with stock modules it is "
+                        f"{stock[field]:,}" for field in ("zaps", "gfns")
+                        if row[field] != stock[field]]
     return bad
 
 
 def misses(rows: list[Row]) -> list[str]:
     """The burst on 8 vCPUs: what "range" may cost at most, in parts of what stock costs."""
     bad = []
-    by = {(row["lab"], row["config"]): row for row in rows
-          if row["firmware"] == "burst" and row["smp"] == 8 and "zap_cycles" in row}
-    for (lab, config), row in by.items():
-        stock = by.get((lab, "stock"))
-        if config == "range" and stock:
+    for (_, _, cpus), by in _bursts(rows).items():
+        row, stock = by.get(("range", 8)), by.get(("stock", 8))
+        if row and stock:
             bad += _at_most(row, stock, "sptes_zapped", 100)
-            bad += _at_most(row, stock, "zap_cycles", CYCLES_SHARE[lab])
+            bad += _at_most(row, stock, "zap_cycles",
+                            CYCLES_SHARE if cpus > 1 else CYCLES_SHARE_ONE_CPU)
+    return bad
+
+
+def growth(rows: list[Row]) -> list[str]:
+    """Cycles of "range" must not grow faster than vCPUs, from the fewest to the most."""
+    bad = []
+    for by in _bursts(rows).values():
+        sizes = sorted(smp for config, smp in by if config == "range")
+        if len(sizes) > 1:
+            few, many = by["range", sizes[0]], by["range", sizes[-1]]
+            limit = few["zap_cycles"] * many["smp"] // few["smp"]
+            if many["zap_cycles"] > limit:
+                bad.append(f"{many['name']}: 'zap_cycles' is {many['zap_cycles']:,}, must be at "
+                           f"most {limit:,}, {many['smp']}/{few['smp']} of {few['name']}")
     return bad
 
 
@@ -142,10 +171,10 @@ def failures(rows: list[Row]) -> list[str]:
             if row["config"] == "none" and row.get("zaps")]
     bad += [f"{row['name']}: {wrong}, {row['check']['sample']}" for row in rows
             if (wrong := results.memory_types({**row, "zap": row["config"]}))]
-    return bad + differences(rows) + misses(rows)
+    return bad + differences(rows) + misses(rows) + growth(rows)
 
 
-def _plot(rows: list[Row], group: tuple[str, str, int]) -> list[str]:
+def _plot(rows: list[Row], group: Place) -> list[str]:
     """gnuplot commands for one diagram: a line per configuration."""
     lines, curves = [], []
     for number, config in enumerate(ZAPS):

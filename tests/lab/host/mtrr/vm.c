@@ -193,8 +193,13 @@ static void set_registers(struct vcpu *vcpu, unsigned index)
         .limit = 0xffffffff, .selector = 8, .type = 11, .present = 1,
         .db = 1, .s = 1, .g = 1,
     };
+    /*
+     * Interrupts on: nobody sends any, but Bochs 2.7 takes those of the host only
+     * when it sees the flag change.  KVM enters with it clear, and a vCPU that has
+     * it clear as well, and no faults, would run on forever.
+     */
     struct kvm_regs regs = {
-        .rip = CODE, .rflags = 2, .rdi = index, .rsi = BLOCKS + index * PAGE,
+        .rip = CODE, .rflags = 0x202, .rdi = index, .rsi = BLOCKS + index * PAGE,
     };
     struct kvm_segment data = code;
     struct kvm_sregs sregs;

@@ -125,10 +125,10 @@ check-packages: deb
 	@$(root)/tests/packages/deb-test
 
 check-debug: setup
-	@$(root)/scripts/debug-kernel 6.12
-	@$(root)/scripts/kvm-selftests 6.12
 	@$(root)/scripts/kvm-lab-module 6.1 debug
+	@$(root)/scripts/kvm-lab-module 6.12 debug
 	@$(root)/scripts/kvm-selftests 6.1
+	@$(root)/scripts/kvm-selftests 6.12
 	@$(lab) debug
 
 check-faults: setup

@@ -106,6 +106,20 @@ class LabTest(Test):
         self.check_ready(row["query"])
         return row
 
+    def check_repaired(self, row: Row) -> None:
+        """Each time that mappings are dropped QEMU says so and maps them; touching is free then."""
+        self.assertTrue(row["booted"])
+        self.assertEqual(row["events"][0]["ram_faults"], 0)
+        for dropped, touched in zip(row["events"][1::2], row["events"][2::2]):
+            self.log.info("%s", dropped)
+            told = [state["reason"] for state in dropped["states"] if state["state"] == "partial"]
+            self.assertIn("mappings were lost", " ".join(told))
+            self.assertEqual(dropped["states"][-1]["state"], "ready", dropped)
+            self.assertEqual(touched["ram_faults"], 0, row.get("fault_samples"))
+        self.check_ready(row["query"])
+        self.assertEqual(row["query"]["faults-since-ready"], row["traced"],
+                         "a pass in the background must not forget faults")
+
     def check_refused(self, name: str, *words: str) -> Row:
         """As check_refusal(), and before memory is touched."""
         row = self.check_refusal(name, *words)

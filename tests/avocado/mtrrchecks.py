@@ -10,9 +10,9 @@ class MtrrChecks(LabTest):
 
     def mtrr_row(self, name: str) -> Row:
         """A run's result; cancels the test where the lab's module has not been built."""
-        if not modules.lab_module(self.setup, modules.LAB_MODULE_KERNEL, "patched"):
+        if not modules.lab_module(self.setup, modules.MTRR_KERNEL, "patched"):
             self.cancel("the lab's module is missing: run "
-                        f"'scripts/kvm-lab-module {modules.LAB_MODULE_KERNEL}'")
+                        f"'scripts/kvm-lab-module {modules.MTRR_KERNEL}'")
         return self.row(name)
 
     def check_types(self, check: Row, what: str) -> None:

@@ -67,17 +67,7 @@ class Numa(PinTest):
     def test_lost(self):
         """Pages are moved, twice: QEMU says so, maps them again, and touching them is free."""
         row = self.row("lost")
-        self.assertTrue(row["booted"])
-        self.assertEqual(row["events"][0]["ram_faults"], 0)
-        for moved, touched in zip(row["events"][1::2], row["events"][2::2]):
-            self.log.info("%s", moved)
-            told = [state["reason"] for state in moved["states"] if state["state"] == "partial"]
-            self.assertIn("mappings were lost", " ".join(told))
-            self.assertEqual(moved["states"][-1]["state"], "ready", moved)
-            self.assertEqual(touched["ram_faults"], 0, row.get("fault_samples"))
-        self.check_ready(row["query"])
-        self.assertEqual(row["query"]["faults-since-ready"], row["traced"],
-                         "a pass in the background must not forget faults")
+        self.check_repaired(row)
         self.assertIn(row["query"]["repopulations"]["lost"], range(2, 8),
                       "the second pass should wait, and the next ones longer")
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Patched KVM modules: always-writable slots, and what the stock KVM refuses."""
 
+from framework import modules
 from labtest import LabTest, Row
 
 READONLY = 1 << 1
@@ -106,6 +107,12 @@ class PatchedKvm(LabTest):
         self.log.info("one pass %s ms, two passes %s ms",
                       row["populate_ms_all"], row["two_pass_populate_ms_all"])
         self.check_zero(row)
+
+    def test_dma(self):
+        """Non-coherent DMA starts, then stops: KVM drops everything, QEMU maps it again."""
+        if not modules.lab_module(self.setup, "6.12", "patched"):
+            self.cancel("the lab's module is missing: run 'scripts/kvm-lab-module 6.12'")
+        self.check_repaired(self.row("dma"))
 
 
 class StockKvm(LabTest):

@@ -97,7 +97,7 @@ def build_mtrr(config: Config) -> Path:
     """The program of several files that measures and checks guest MTRRs."""
     source, target = LAB / "host" / "mtrr", config.work / "mtrr"
     include = (LAB / "module", SOURCE / "tests" / "unit",
-               config.build / f"linux-{modules.LAB_MODULE_KERNEL}-src" / "arch/x86/kvm")
+               config.build / f"linux-{modules.MTRR_KERNEL}-src" / "arch/x86/kvm")
     newest = max(path.stat().st_mtime for directory in (source, *include[:2])
                  for path in directory.glob("*.[ch]"))
     if not target.exists() or target.stat().st_mtime < newest:
@@ -234,7 +234,8 @@ class HostImage:
             self._files[f"/lab/{name}.so"] = build_shim(config, name)
         self._files["/lab/fail-call.functions"] = faults.functions_file(config)
         if self._lab_module:
-            self._files["/lab/modules/mtrr-lab.ko"] = self._lab_module
+            self._files[f"/lab/modules/{self._lab_module.name}"] = self._lab_module
+        if self._lab_module and self._lab_module.name == modules.LAB_MODULES[modules.MTRR_KERNEL]:
             self._files["/lab/mtrr"] = build_mtrr(config)
         self._files["/usr/bin/busybox"] = BUSYBOX
 

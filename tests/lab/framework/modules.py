@@ -11,7 +11,8 @@ from .packages import Kernel, kernel_of_modules, key_values
 
 PATCHED = ("kvm", "kvm_amd", "kvm_intel")
 # Since 6.11 KVM ignores guest MTRRs.
-LAB_MODULE_KERNEL = "6.1"
+MTRR_KERNEL = "6.1"
+LAB_MODULES = {MTRR_KERNEL: "mtrr-lab.ko", "6.12": "dma-lab.ko"}
 
 
 def how_to_build(series: str = DEFAULT_KERNEL) -> str:
@@ -61,8 +62,8 @@ def patched(config: Config, series: str) -> tuple[Kernel, dict[str, Path]]:
 
 def lab_module(config: Config, series: str, kvm: str) -> Path | None:
     """The module of scripts/kvm-lab-module for this KVM, where there is one."""
-    path = patched_directory(config, series) / "lab-module" / kvm / "mtrr-lab.ko"
-    return path if series == LAB_MODULE_KERNEL and path.is_file() else None
+    path = patched_directory(config, series) / "lab-module" / kvm / LAB_MODULES[series]
+    return path if path.is_file() else None
 
 
 def check_vermagic(path: Path, release: str, series: str) -> None:

@@ -11,7 +11,6 @@
  * KVM, see scripts/kvm-lab-module.
  */
 
-#include <linux/file.h>
 #include <linux/kprobes.h>
 #include <linux/kvm_host.h>
 #include <linux/miscdevice.h>
@@ -23,6 +22,7 @@
 #include <asm/tsc.h>
 
 #include "mtrr-lab.h"
+#include "noncoherent-dma.h"
 
 /* As in arch/x86/kvm/mmu/spte.h. */
 #define SPTE_PRESENT		BIT_ULL(11)
@@ -304,35 +304,6 @@ static long lab_counts(void __user *to)
 	};
 
 	return copy_to_user(to, &now, sizeof(now)) ? -EFAULT : 0;
-}
-
-/* The file is held during the command, so the VM stays. */
-static long with_vm(int fd, long (*command)(struct kvm *kvm, void *args), void *args)
-{
-	struct file *file = fget(fd);
-	long r = -EINVAL;
-
-	if (!file)
-		return -EBADF;
-	if (file_is_kvm(file))
-		r = command(file->private_data, args);
-	fput(file);
-	return r;
-}
-
-static long dma_start(struct kvm *kvm, void *unused)
-{
-	kvm_arch_register_noncoherent_dma(kvm);
-	return 0;
-}
-
-/* KVM does not check that there has been a start. */
-static long dma_stop(struct kvm *kvm, void *unused)
-{
-	if (!kvm_arch_has_noncoherent_dma(kvm))
-		return -EINVAL;
-	kvm_arch_unregister_noncoherent_dma(kvm);
-	return 0;
 }
 
 static long state_ioctl(void __user *user)

@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Mappings dropped behind QEMU's back: noticed, told, populated again."""
 
+import functools
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
+from .. import dmalab
 from ..guest import Guest, GuestError
 from . import Context, Steps, scenario
 from .pinning import migrate
 
 BALANCING = Path("/proc/sys/kernel/numa_balancing")
 EVENT = "KVM_PREFAULT_STATUS"
+NOTE = "faults until what was dropped is mapped again"
+
+# What it is called, and what does it.
+Change = tuple[str, Callable[[Guest], None]]
 
 
 def _mapped(info: dict[str, Any]) -> int:
@@ -36,23 +42,20 @@ def _repaired(guest: Guest, passes: int, mapped: int) -> dict[str, Any]:
         time.sleep(0.1)
 
 
-@scenario
-def lost(context: Context) -> dict[str, Any]:
-    """Pages go from node to node: what QEMU says and does, what the guest faults on then."""
-    BALANCING.write_text("0", encoding="ascii")
+def _lose(context: Context, changes: list[Change]) -> dict[str, Any]:
+    """What QEMU says and does after each of the changes, what the guest faults on then."""
     steps = Steps(context)
     with context.guest().start() as guest:
         guest.boot()
         full = guest.wait_prefault(("ready",))
         steps.mark("boot", mapped=_mapped(full))
         info = full
-        for source, target in ((0, 1), (1, 0)):
-            name = f"moved from node {source} to {target}"
+        for name, change in changes:
             guest.qmp.forget_events(EVENT)
             start = time.monotonic()
-            migrate(guest, source, target)
+            change(guest)
             info = _repaired(guest, info["repopulations"]["lost"], _mapped(full))
-            steps.mark(name, mapped=_mapped(info), states=_states(guest),
+            steps.mark(name, note=NOTE, mapped=_mapped(info), states=_states(guest),
                        lost=info["repopulations"]["lost"], pass_ms=info["duration-us"] / 1000,
                        seconds=round(time.monotonic() - start, 1))
             guest.ask(f"touch {context.spec.touched_mib}")
@@ -61,3 +64,21 @@ def lost(context: Context) -> dict[str, Any]:
         status = guest.power_off()
     return {"booted": status == 0, "events": steps.rows, "query": info, "traced": traced,
             "message": guest.stderr().strip()}
+
+
+@scenario
+def lost(context: Context) -> dict[str, Any]:
+    """Pages go from node to node."""
+    BALANCING.write_text("0", encoding="ascii")
+    return _lose(context, [
+        (f"moved from node {source} to {target}",
+         functools.partial(migrate, source=source, target=target))
+        for source, target in ((0, 1), (1, 0))])
+
+
+@scenario
+def dma(context: Context) -> dict[str, Any]:
+    """A device with non-coherent DMA comes and goes: KVM drops all mappings each time."""
+    dmalab.load()
+    return _lose(context, [(name, lambda guest, start=start: dmalab.change(guest.process.pid, start))
+                           for name, start in (("DMA started", True), ("DMA stopped", False))])

@@ -10,7 +10,7 @@ from pathlib import Path
 MODULE = Path("/lab/modules/dma-lab.ko")
 DEVICE = Path("/dev/dma-lab")
 VM_LINK = "anon_inode:kvm-vm"
-# Of the system call table, which is the same for all architectures there.
+# The same on all architectures.
 SYS_PIDFD_GETFD = 438
 # MTRR_LAB_DMA_START and _STOP, see mtrr-lab.h; _IO() is type and number.
 COMMANDS = {True: (ord("m") << 8) | 1, False: (ord("m") << 8) | 2}

@@ -80,5 +80,6 @@ def lost(context: Context) -> dict[str, Any]:
 def dma(context: Context) -> dict[str, Any]:
     """A device with non-coherent DMA comes and goes: KVM drops all mappings each time."""
     dmalab.load()
-    return _lose(context, [(name, lambda guest, start=start: dmalab.change(guest.process.pid, start))
-                           for name, start in (("DMA started", True), ("DMA stopped", False))])
+    return _lose(context, [
+        ("DMA started", lambda guest: dmalab.change(guest.process.pid, True)),
+        ("DMA stopped", lambda guest: dmalab.change(guest.process.pid, False))])

@@ -21,6 +21,8 @@
 typedef struct KVMPrefaultVCPUMode {
     bool changed;
     struct kvm_vcpu_events events;
+    /* VMX operation, which KVM ends when SMM changes; NULL if there is none */
+    struct kvm_nested_state *nested;
 } KVMPrefaultVCPUMode;
 
 /**
@@ -63,17 +65,19 @@ bool kvm_arch_prefault_nx_huge_pages(void);
  *
  * Context: the vCPU's own thread, BQL held.
  *
- * Returns: 0; -EBUSY if the vCPU is in a state that must not be disturbed
- * (runs a nested guest), other -errno from KVM.
+ * Returns: 0; -EBUSY if the vCPU is in a state that must not be disturbed now
+ * (see kvm_prefault_nested_save()), other -errno from KVM.
  */
 int kvm_arch_prefault_enter_as(CPUState *cpu, int as_id,
                                KVMPrefaultVCPUMode *mode);
 
 /**
  * kvm_arch_prefault_leave_as: undo kvm_arch_prefault_enter_as()
+ *
+ * What has arrived in between (INIT, SMI) is kept, but for the moment between
+ * two ioctls, in which KVM itself loses an INIT.
  */
-void kvm_arch_prefault_leave_as(CPUState *cpu,
-                                const KVMPrefaultVCPUMode *mode);
+void kvm_arch_prefault_leave_as(CPUState *cpu, KVMPrefaultVCPUMode *mode);
 
 /**
  * kvm_arch_prefault_renew_root: have @cpu load a valid root next time
@@ -84,11 +88,6 @@ void kvm_arch_prefault_leave_as(CPUState *cpu,
  * kvm_mmu_reload()").
  */
 void kvm_arch_prefault_renew_root(CPUState *cpu);
-
-/**
- * kvm_arch_prefault_in_nested_guest: whether @cpu runs a nested guest
- */
-bool kvm_arch_prefault_in_nested_guest(CPUState *cpu);
 
 /**
  * kvm_arch_prefault_vcpu_possible: whether vCPUs can be made to touch memory
@@ -123,8 +122,8 @@ typedef struct KVMPrefaultSaved KVMPrefaultSaved;
  * Context: the vCPU's own thread, BQL held, no vCPU in the guest until the
  * matching leave.
  *
- * Returns: 0; -EBUSY if the vCPU is in a state that must not be disturbed
- * (runs a nested guest), other -errno from KVM.
+ * Returns: 0; -EBUSY if the vCPU is in a state that must not be disturbed now
+ * (see kvm_prefault_nested_save()), other -errno from KVM.
  */
 int kvm_arch_prefault_vcpu_enter(CPUState *cpu, int as_id,
                                  KVMPrefaultSaved **saved);

@@ -18,6 +18,7 @@
 #include "cpu.h"
 #include "system/kvm_int.h"
 #include "accel/kvm/kvm-prefault.h"
+#include "kvm-prefault-nested.h"
 #include "kvm-prefault-stub.h"
 #include "trace.h"
 
@@ -30,8 +31,10 @@ struct KVMPrefaultSaved {
     uint64_t pmu_global_ctrl;
     int window;
     int as_id;
+    /* VMX operation, which KVM ends when SMM changes; NULL if there is none */
+    struct kvm_nested_state *nested;
     /* KVM has reset the vCPU (triple fault), or let it leave the stub */
-    bool lost;
+    bool left_stub;
     struct kvm_lapic_state lapic;
 };
 
@@ -101,16 +104,6 @@ static void restart_counters(CPUState *cpu, KVMPrefaultSaved *s)
 static bool smm_changes(const KVMPrefaultSaved *s, int as_id)
 {
     return s->events.smi.smm != (as_id == KVM_PREFAULT_AS_SMM);
-}
-
-/*
- * KVM leaves VMX operation when SMM is entered or left from userspace, and a
- * nested guest's state cannot be replaced by ours.
- */
-static bool may_disturb(CPUState *cpu, const KVMPrefaultSaved *s, int as_id)
-{
-    return !kvm_arch_prefault_in_nested_guest(cpu) &&
-           !(smm_changes(s, as_id) && (s->sregs.cr4 & CR4_VMXE_MASK));
 }
 
 /*
@@ -216,6 +209,7 @@ static int put_stub_state(CPUState *cpu, const KVMPrefaultSaved *s)
 /*
  * The order matters: KVM_SET_REGS forgets pending exceptions, leaving SMM
  * forgets page directory pointers, and KVM_SET_SREGS2 may make a vCPU runnable.
+ * Nested state is checked against SMM and control registers.
  */
 static void restore_state(CPUState *cpu, KVMPrefaultSaved *s)
 {
@@ -225,26 +219,35 @@ static void restore_state(CPUState *cpu, KVMPrefaultSaved *s)
         { KVM_SET_VCPU_EVENTS, &events },
         { KVM_SET_SREGS2, &s->sregs },
         { KVM_SET_DEBUGREGS, &s->debugregs },
-        { KVM_SET_LAPIC, &s->lapic },
     };
-    int ret = write_all(cpu, writes, ARRAY_SIZE(writes) - !s->lost);
-    int last = kvm_prefault_set_state(cpu, KVM_SET_MP_STATE, &s->mp_state);
+    int ret = write_all(cpu, writes, ARRAY_SIZE(writes));
 
-    if (ret < 0 || last < 0) {
-        kvm_prefault_vcpu_lost(cpu, ret ?: last);
+    int nested, last;
+
+    if (s->left_stub) {
+        ret = ret ?: kvm_prefault_set_state(cpu, KVM_SET_LAPIC, &s->lapic);
+    }
+    nested = kvm_prefault_nested_restore(cpu, g_steal_pointer(&s->nested));
+    last = kvm_prefault_set_state(cpu, KVM_SET_MP_STATE, &s->mp_state);
+    ret = ret ?: nested ?: last;
+    if (ret < 0) {
+        kvm_prefault_vcpu_lost(cpu, ret);
     }
     restart_counters(cpu, s);
 }
 
-int kvm_arch_prefault_vcpu_enter(CPUState *cpu, int as_id,
-                                 KVMPrefaultSaved **saved)
+static void saved_free(KVMPrefaultSaved *s)
 {
-    g_autofree KVMPrefaultSaved *s = g_new0(KVMPrefaultSaved, 1);
-    int ret = read_state(cpu, s);
+    g_free(s->nested);
+    g_free(s);
+}
 
-    if (ret == 0 && !may_disturb(cpu, s, as_id)) {
-        ret = -EBUSY;
-    }
+/* The stub's state in place of the guest's, or an error and nothing changed */
+static int replace_state(CPUState *cpu, KVMPrefaultSaved *s)
+{
+    int ret = kvm_prefault_nested_save(cpu, smm_changes(s, s->as_id),
+                                       &s->nested);
+
     if (ret < 0) {
         return ret;
     }
@@ -252,15 +255,30 @@ int kvm_arch_prefault_vcpu_enter(CPUState *cpu, int as_id,
     if (s->window < 0) {
         return s->window;
     }
-    s->as_id = as_id;
     stop_counters(cpu, s);
     ret = put_stub_state(cpu, s);
     if (ret < 0) {
         restore_state(cpu, s);
         kvm_prefault_stub_put(s->window);
+    }
+    return ret;
+}
+
+int kvm_arch_prefault_vcpu_enter(CPUState *cpu, int as_id,
+                                 KVMPrefaultSaved **saved)
+{
+    KVMPrefaultSaved *s = g_new0(KVMPrefaultSaved, 1);
+    int ret = read_state(cpu, s);
+
+    s->as_id = as_id;
+    if (ret == 0) {
+        ret = replace_state(cpu, s);
+    }
+    if (ret < 0) {
+        saved_free(s);
         return ret;
     }
-    *saved = g_steal_pointer(&s);
+    *saved = s;
     return 0;
 }
 
@@ -277,7 +295,7 @@ void kvm_arch_prefault_vcpu_leave(CPUState *cpu, KVMPrefaultSaved *s)
     complete_exit(cpu);
     restore_state(cpu, s);
     kvm_prefault_stub_put(s->window);
-    g_free(s);
+    saved_free(s);
 }
 
 /* Returns: 0 if the stub has run to its end, else -errno */
@@ -362,6 +380,6 @@ int kvm_arch_prefault_vcpu_touch(CPUState *cpu, KVMPrefaultSaved *s,
                        stride, &at);
         *done = at - base;
     }
-    s->lost |= ret == -EOPNOTSUPP;
+    s->left_stub |= ret == -EOPNOTSUPP;
     return ret;
 }

@@ -14,6 +14,7 @@
 #include "system/kvm_int.h"
 #include "accel/kvm/kvm-prefault.h"
 #include "accel/kvm/kvm-prefault-abi.h"
+#include "kvm-prefault-nested.h"
 #include "kvm-prefault-stub.h"
 
 /*
@@ -125,26 +126,6 @@ unsigned kvm_arch_prefault_vcpu_threads_max(void)
 }
 
 /*
- * KVM leaves a nested guest when SMM is entered or left from userspace
- * (kvm_vcpu_ioctl_x86_set_vcpu_events), which would lose the guest's state.
- */
-bool kvm_arch_prefault_in_nested_guest(CPUState *cpu)
-{
-    g_autofree struct kvm_nested_state *state = NULL;
-    CPUX86State *env = cpu_env(cpu);
-
-    if (!kvm_max_nested_state_length() ||
-        !((env->features[FEAT_1_ECX] & CPUID_EXT_VMX) ||
-          (env->features[FEAT_8000_0001_ECX] & CPUID_EXT3_SVM))) {
-        return false;
-    }
-    state = g_malloc0(kvm_max_nested_state_length());
-    state->size = kvm_max_nested_state_length();
-    return kvm_vcpu_ioctl(cpu, KVM_GET_NESTED_STATE, state) == 0 &&
-           (state->flags & KVM_STATE_NESTED_GUEST_MODE);
-}
-
-/*
  * Everything but SMM is put back as it was read.  NMIs and SIPIs are left
  * out: one that arrives between reading and writing must not be lost.
  */
@@ -159,13 +140,29 @@ static int set_smm(CPUState *cpu, const struct kvm_vcpu_events *events,
     return kvm_prefault_set_state(cpu, KVM_SET_VCPU_EVENTS, &set);
 }
 
+/* Enter SMM, or leave it, until kvm_arch_prefault_leave_as() */
+static int begin_smm_visit(CPUState *cpu, KVMPrefaultVCPUMode *mode)
+{
+    int ret = kvm_prefault_nested_save(cpu, true, &mode->nested);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = set_smm(cpu, &mode->events, !mode->events.smi.smm);
+    mode->changed = ret == 0;
+    if (ret < 0) {
+        g_free(g_steal_pointer(&mode->nested));
+    }
+    return ret;
+}
+
 int kvm_arch_prefault_enter_as(CPUState *cpu, int as_id,
                                KVMPrefaultVCPUMode *mode)
 {
-    bool smm = as_id == KVM_PREFAULT_AS_SMM;
     int ret;
 
     mode->changed = false;
+    mode->nested = NULL;
     if (kvm_prefault.nr_as < 2) {
         return 0;
     }
@@ -173,42 +170,53 @@ int kvm_arch_prefault_enter_as(CPUState *cpu, int as_id,
     if (ret < 0) {
         return ret;
     }
-    if (mode->events.smi.smm == smm) {
-        return 0;
-    }
-    if (kvm_arch_prefault_in_nested_guest(cpu)) {
-        return -EBUSY;
-    }
-    ret = set_smm(cpu, &mode->events, smm);
-    mode->changed = ret == 0;
-    return ret;
+    return mode->events.smi.smm == (as_id == KVM_PREFAULT_AS_SMM) ?
+           0 : begin_smm_visit(cpu, mode);
 }
 
-void kvm_arch_prefault_leave_as(CPUState *cpu,
-                                const KVMPrefaultVCPUMode *mode)
+/*
+ * An INIT or SMI may have arrived during the visit: both are in the same
+ * structure as SMM, so what is written back must not be older than they are.
+ * KVM takes an INIT that is not mentioned away (it clears KVM_APIC_INIT), and
+ * with it goes a CPU that the guest is about to start.
+ */
+static int end_smm_visit(CPUState *cpu, const KVMPrefaultVCPUMode *mode)
 {
-    if (mode->changed) {
-        int ret = set_smm(cpu, &mode->events, mode->events.smi.smm);
+    struct kvm_vcpu_events events;
+    bool smm = mode->events.smi.smm;
 
-        if (ret < 0) {
-            kvm_prefault_vcpu_lost(cpu, ret);
-        }
+    if (kvm_vcpu_ioctl(cpu, KVM_GET_VCPU_EVENTS, &events) < 0) {
+        events = mode->events;
     }
+    return set_smm(cpu, &events, smm);
 }
 
-void kvm_arch_prefault_renew_root(CPUState *cpu)
+void kvm_arch_prefault_leave_as(CPUState *cpu, KVMPrefaultVCPUMode *mode)
 {
-    KVMPrefaultVCPUMode mode;
+    int ret, nested;
 
-    /*
-     * Entering and leaving SMM resets the MMU context (kvm_smm_changed), so
-     * that the next load of the root finds a valid one.
-     */
-    if (kvm_prefault.nr_as < 2 ||
-        kvm_vcpu_ioctl(cpu, KVM_GET_VCPU_EVENTS, &mode.events) < 0 ||
-        kvm_arch_prefault_in_nested_guest(cpu)) {
+    if (!mode->changed) {
         return;
     }
-    mode.changed = set_smm(cpu, &mode.events, !mode.events.smi.smm) == 0;
-    kvm_arch_prefault_leave_as(cpu, &mode);
+    ret = end_smm_visit(cpu, mode);
+    /* KVM checks it against SMM, so it comes last */
+    nested = kvm_prefault_nested_restore(cpu, g_steal_pointer(&mode->nested));
+    if (ret < 0 || nested < 0) {
+        kvm_prefault_vcpu_lost(cpu, ret ?: nested);
+    }
+}
+
+/*
+ * Entering and leaving SMM resets the MMU context (kvm_smm_changed), so that
+ * the next load of the root finds a valid one.
+ */
+void kvm_arch_prefault_renew_root(CPUState *cpu)
+{
+    KVMPrefaultVCPUMode mode = { 0 };
+
+    if (kvm_prefault.nr_as > 1 &&
+        kvm_vcpu_ioctl(cpu, KVM_GET_VCPU_EVENTS, &mode.events) >= 0 &&
+        begin_smm_visit(cpu, &mode) == 0) {
+        kvm_arch_prefault_leave_as(cpu, &mode);
+    }
 }

@@ -226,14 +226,41 @@ void kvm_prefault_ranges_invalidate(KVMPrefaultRanges *r)
     }
 }
 
+static void invalidate_range(KVMPrefaultRanges *r, KVMPrefaultRange *range)
+{
+    drop_work(r, range);
+    queue_range(r, range);
+}
+
 void kvm_prefault_ranges_invalidate_devices(KVMPrefaultRanges *r)
 {
     KVMPrefaultRange *range;
 
     QTAILQ_FOREACH(range, &r->ranges, next) {
         if (!range->ram) {
+            invalidate_range(r, range);
+        }
+    }
+}
+
+void kvm_prefault_ranges_invalidate_incomplete(KVMPrefaultRanges *r)
+{
+    KVMPrefaultRange *range;
+
+    QTAILQ_FOREACH(range, &r->ranges, next) {
+        if (range->ram && range->populated < range->size) {
+            invalidate_range(r, range);
+        }
+    }
+}
+
+void kvm_prefault_ranges_drop(KVMPrefaultRanges *r, const char *name)
+{
+    KVMPrefaultRange *range;
+
+    QTAILQ_FOREACH(range, &r->ranges, next) {
+        if (range->ram && g_str_equal(range->name, name)) {
             drop_work(r, range);
-            queue_range(r, range);
         }
     }
 }
@@ -263,6 +290,20 @@ KVMPrefaultChunk *kvm_prefault_ranges_take(KVMPrefaultRanges *r, int as_id,
     QTAILQ_INSERT_TAIL(&r->taken, chunk, next);
     r->work_bytes -= chunk->size;
     return chunk;
+}
+
+void kvm_prefault_ranges_trim(KVMPrefaultRanges *r, KVMPrefaultChunk *chunk,
+                              uint64_t size)
+{
+    KVMPrefaultChunk *rest;
+
+    assert(size && size <= chunk->size);
+    if (size < chunk->size && chunk->range) {
+        rest = chunk_new(chunk->range, chunk->gpa + size, chunk->size - size);
+        QTAILQ_INSERT_HEAD(&r->work, rest, next);
+        r->work_bytes += rest->size;
+    }
+    chunk->size = size;
 }
 
 void kvm_prefault_ranges_put(KVMPrefaultRanges *r, KVMPrefaultChunk *chunk,

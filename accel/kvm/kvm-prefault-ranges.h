@@ -127,6 +127,17 @@ void kvm_prefault_ranges_invalidate(KVMPrefaultRanges *r);
 void kvm_prefault_ranges_invalidate_devices(KVMPrefaultRanges *r);
 
 /**
+ * kvm_prefault_ranges_invalidate_incomplete: the same, for ranges of which
+ * something is not mapped
+ */
+void kvm_prefault_ranges_invalidate_incomplete(KVMPrefaultRanges *r);
+
+/**
+ * kvm_prefault_ranges_drop: give up work on RAM of that name
+ */
+void kvm_prefault_ranges_drop(KVMPrefaultRanges *r, const char *name);
+
+/**
  * kvm_prefault_ranges_take: take a piece of work
  * @as_id: address space to work in
  * @max: most bytes to take, a power of two
@@ -135,6 +146,15 @@ void kvm_prefault_ranges_invalidate_devices(KVMPrefaultRanges *r);
  */
 KVMPrefaultChunk *kvm_prefault_ranges_take(KVMPrefaultRanges *r, int as_id,
                                            uint64_t max);
+
+/**
+ * kvm_prefault_ranges_trim: make a piece of work that was taken smaller
+ * @size: what is left of it; more than 0, at most what it has
+ *
+ * The rest becomes work again, at the head.
+ */
+void kvm_prefault_ranges_trim(KVMPrefaultRanges *r, KVMPrefaultChunk *chunk,
+                              uint64_t size);
 
 /**
  * kvm_prefault_ranges_put: give a piece of work back

@@ -492,6 +492,66 @@ static void test_pieces(void)
     g_assert_cmpuint(sum_pieces(holes, 1, 12 * MiB, GiB), ==, 8 * MiB);
 }
 
+/* What is cut off a piece in hand is work again, and next */
+static void test_trim(void)
+{
+    KVMPrefaultChunk *chunk, *rest;
+
+    kvm_prefault_ranges_init(&ranges);
+    add(0, 0, CHUNK, true);
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    kvm_prefault_ranges_trim(&ranges, chunk, 3 * MiB);
+    g_assert_cmpuint(chunk->size, ==, 3 * MiB);
+    g_assert_cmpuint(ranges.work_bytes, ==, CHUNK - 3 * MiB);
+    rest = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    g_assert_cmpuint(rest->gpa, ==, 3 * MiB);
+    g_assert_cmpuint(rest->size, ==, CHUNK - 3 * MiB);
+    kvm_prefault_ranges_put(&ranges, chunk, 0, true);
+    kvm_prefault_ranges_put(&ranges, rest, rest->size, false);
+    g_assert_true(kvm_prefault_ranges_idle(&ranges));
+    g_assert_cmpuint(populated(), ==, CHUNK - 3 * MiB);
+    remove_all();
+}
+
+/* Only what is not complete becomes work again, and devices do not */
+static void test_invalidate_incomplete(void)
+{
+    KVMPrefaultChunk *chunk;
+
+    kvm_prefault_ranges_init(&ranges);
+    add(0, 0, CHUNK, true);
+    do_all(0, CHUNK);
+    add(0, CHUNK, CHUNK, true);
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    kvm_prefault_ranges_put(&ranges, chunk, MiB, true);
+    kvm_prefault_ranges_add(&ranges, 0, 4 * CHUNK, MiB, false, false, "rom");
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    kvm_prefault_ranges_put(&ranges, chunk, 0, true);
+    kvm_prefault_ranges_invalidate_incomplete(&ranges);
+    g_assert_cmpuint(ranges.work_bytes, ==, CHUNK);
+    chunk = kvm_prefault_ranges_take(&ranges, 0, CHUNK);
+    g_assert_cmpuint(chunk->gpa, ==, CHUNK);
+    kvm_prefault_ranges_put(&ranges, chunk, CHUNK, false);
+    g_assert_cmpuint(populated(), ==, 2 * CHUNK);
+    remove_all();
+}
+
+/* One backend's work is given up, in all address spaces; others' is not */
+static void test_drop_by_name(void)
+{
+    kvm_prefault_ranges_init(&ranges);
+    kvm_prefault_ranges_add(&ranges, 0, 0, MiB, true, false, "bad");
+    kvm_prefault_ranges_add(&ranges, 1, 0, MiB, true, false, "bad");
+    kvm_prefault_ranges_add(&ranges, 0, 4 * MiB, MiB, true, false, "good");
+    kvm_prefault_ranges_add(&ranges, 0, 8 * MiB, MiB, false, false, "bad");
+    kvm_prefault_ranges_drop(&ranges, "bad");
+    g_assert_cmpuint(ranges.work_bytes, ==, 2 * MiB);
+    do_all(0, CHUNK);
+    g_assert_true(kvm_prefault_ranges_idle(&ranges));
+    g_assert_cmpuint(populated(), ==, MiB);
+    remove_all();
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -520,6 +580,10 @@ int main(int argc, char **argv)
                     test_cut_with_work_in_hand);
     g_test_add_func("/kvm-prefault/parts/random", test_parts_random);
     g_test_add_func("/kvm-prefault/parts/pieces", test_pieces);
+    g_test_add_func("/kvm-prefault/trim", test_trim);
+    g_test_add_func("/kvm-prefault/invalidate-incomplete",
+                    test_invalidate_incomplete);
+    g_test_add_func("/kvm-prefault/drop-by-name", test_drop_by_name);
     g_test_add_func("/kvm-prefault/threads", test_threads);
     g_test_add_func("/kvm-prefault/random", test_random);
     g_test_add_func("/kvm-prefault/touch/small", test_touch_small);

@@ -19,7 +19,7 @@
 
 static const char *const prefault_options[] = {
     "prefault", "prefault-method", "prefault-threads", "prefault-wait",
-    "pin-ram", "slot-zap", "always-writable", "mtrr-zap",
+    "prefault-max-hold", "pin-ram", "slot-zap", "always-writable", "mtrr-zap",
 };
 
 /* Value of 'prefault' on -machine, which only the kvm accelerator looks at */

@@ -80,6 +80,16 @@ int kvm_arch_prefault_enter_as(CPUState *cpu, int as_id,
 void kvm_arch_prefault_leave_as(CPUState *cpu, KVMPrefaultVCPUMode *mode);
 
 /**
+ * kvm_arch_prefault_was_held: tell the guest that @cpu has not run for a while
+ *
+ * So that it does not take that for a lock-up of its own (KVM_KVMCLOCK_CTRL,
+ * PVCLOCK_GUEST_STOPPED), if it uses KVM's clock.
+ *
+ * Context: the vCPU's own thread, BQL held.
+ */
+void kvm_arch_prefault_was_held(CPUState *cpu);
+
+/**
  * kvm_arch_prefault_renew_root: have @cpu load a valid root next time
  *
  * KVM_PRE_FAULT_MEMORY up to Linux 6.14 does not notice that a slot deletion
@@ -108,6 +118,21 @@ bool kvm_arch_prefault_vcpu_start(Error **errp);
  * kvm_arch_prefault_vcpu_threads_max: how many vCPUs can run it at a time
  */
 unsigned kvm_arch_prefault_vcpu_threads_max(void);
+
+/* target/i386/kvm/kvm-prefault-probe.c */
+
+/**
+ * kvm_arch_prefault_lifts_protection: whether KVM_PRE_FAULT_MEMORY makes pages
+ * writable that are mapped, but were write-protected for dirty logging
+ *
+ * Linux 6.12 does; from 6.13 on it leaves alone what is present (6385d01eec16,
+ * kvm_tdp_mmu_map()).  Tried out with a small VM, which takes some
+ * milliseconds.
+ *
+ * Context: KVM_PRE_FAULT_MEMORY exists.
+ * Returns: false as well if it could not be found out.
+ */
+bool kvm_arch_prefault_lifts_protection(KVMState *s);
 
 /* target/i386/kvm/kvm-prefault-vcpu.c */
 

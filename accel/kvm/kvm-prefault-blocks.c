@@ -17,6 +17,7 @@
 #include "exec/ramblock.h"
 #include "kvm-prefault.h"
 #include "kvm-prefault-blocks.h"
+#include "kvm-prefault-chores.h"
 #include "kvm-prefault-host.h"
 
 /* MemoryRegion of each guest-visible backend -> number of ranges of it */
@@ -87,21 +88,44 @@ static void mark_stale(void)
 void kvm_prefault_host_track(MemoryRegion *mr, bool visible)
 {
     bool managed = memory_region_has_ram_discard_manager(mr);
-    unsigned count;
+    gpointer count = NULL;
 
     backends = backends ?: g_hash_table_new(NULL, NULL);
-    count = GPOINTER_TO_UINT(g_hash_table_lookup(backends, mr));
-    if (!count && !managed) {
-        add_fresh(mr, 0, memory_region_size(mr));
-        mark_stale();
+    if (!g_hash_table_lookup_extended(backends, mr, NULL, &count)) {
+        /* it may have been here before, and is to stay locked now */
+        kvm_prefault_chores_drop(mr);
+        if (!managed) {
+            add_fresh(mr, 0, memory_region_size(mr));
+            mark_stale();
+        }
     }
-    count += visible ? 1 : -1;
-    if (count) {
-        g_hash_table_insert(backends, mr, GUINT_TO_POINTER(count));
-        return;
+    /* with no range left it stays until kvm_prefault_host_commit() */
+    g_hash_table_insert(backends, mr,
+                        GUINT_TO_POINTER(GPOINTER_TO_UINT(count) +
+                                         (visible ? 1 : -1)));
+}
+
+static gboolean take_if_gone(gpointer mr, gpointer count, gpointer gone)
+{
+    if (!count) {
+        g_ptr_array_add(gone, mr);
     }
-    g_hash_table_remove(backends, mr);
-    kvm_prefault_host_forget(mr, 0, memory_region_size(mr));
+    return !count;
+}
+
+void kvm_prefault_host_commit(void)
+{
+    g_autoptr(GPtrArray) gone = g_ptr_array_new();
+    unsigned i;
+
+    if (backends) {
+        g_hash_table_foreach_remove(backends, take_if_gone, gone);
+    }
+    for (i = 0; i < gone->len; i++) {
+        MemoryRegion *mr = g_ptr_array_index(gone, i);
+
+        kvm_prefault_host_forget(mr, 0, memory_region_size(mr));
+    }
 }
 
 void kvm_prefault_host_plugged(MemoryRegion *mr, uint64_t offset,

@@ -103,6 +103,15 @@ uint64_t kvm_prefault_block_piece(const KVMPrefaultBlock *block,
 void kvm_prefault_host_track(MemoryRegion *mr, bool visible);
 
 /**
+ * kvm_prefault_host_commit: let go of backends that have left the guest
+ *
+ * Not before the end of a memory transaction, in which RAM goes and comes when
+ * a board changes the slots that it is in.
+ * Context: BQL held.
+ */
+void kvm_prefault_host_commit(void);
+
+/**
  * kvm_prefault_host_plugged: a part of a backend has got memory
  * @mr: the backend's memory region, which has a RamDiscardManager
  */

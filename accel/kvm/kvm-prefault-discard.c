@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include <linux/kvm.h>
 #include "qemu/error-report.h"
+#include "qemu/main-loop.h"
 #include "qapi/error.h"
 #include "exec/memory.h"
 #include "exec/ramblock.h"
@@ -43,6 +44,9 @@ static QTAILQ_HEAD(, DiscardSlot) slots = QTAILQ_HEAD_INITIALIZER(slots);
 
 /* Why the last plug was refused, NULL if it was not */
 static char *refused;
+
+/* Whether devices are kept from discarding guest RAM */
+static bool forbidden;
 
 /* Whether "all or nothing" was asked for, so that a plug may be refused */
 static bool is_strict(void)
@@ -125,6 +129,47 @@ static void notify_discard(RamDiscardListener *listener,
     kvm_prefault_ranges_cut(&kvm_prefault.ranges, slot->as_id, gpa, size);
 }
 
+/* What is being discarded, until the listener has been told */
+typedef struct Discard {
+    MemoryRegion *mr;
+    uint64_t start;
+    uint64_t length;
+} Discard;
+
+/*
+ * A discard that has failed leaves memory where it is, in use, but unlocked.
+ * One that was not plugged has nobody to be told.
+ */
+static void discard_is_over(void *opaque)
+{
+    Discard *d = opaque;
+    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(d->mr);
+    MemoryRegionSection section = {
+        .mr = d->mr,
+        .offset_within_region = d->start,
+        .size = int128_make64(d->length),
+    };
+
+    if (rdm && kvm_prefault_blocks_has(d->mr) &&
+        ram_discard_manager_is_populated(rdm, &section)) {
+        kvm_prefault_host_plugged(d->mr, d->start, d->length);
+        kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
+    }
+    memory_region_unref(d->mr);
+    g_free(d);
+}
+
+static void look_when_over(MemoryRegion *mr, uint64_t start, uint64_t length)
+{
+    Discard *d = g_new(Discard, 1);
+
+    d->mr = mr;
+    d->start = start;
+    d->length = length;
+    memory_region_ref(mr);
+    aio_bh_schedule_oneshot(qemu_get_aio_context(), discard_is_over, d);
+}
+
 /*
  * Locked memory cannot be discarded, and what is being populated would be
  * there again afterwards.  The listener is told too late for that.  No new
@@ -139,6 +184,7 @@ void kvm_prefault_before_discard(RAMBlock *rb, uint64_t start,
         memory_region_has_ram_discard_manager(rb->mr)) {
         kvm_prefault_drain();
         kvm_prefault_host_forget(rb->mr, start, length);
+        look_when_over(rb->mr, start, length);
     }
 }
 
@@ -221,12 +267,21 @@ static bool forbid(Error **errp)
     bool balloon = object_resolve_path_type("", TYPE_HV_BALLOON, NULL);
 
     if (!balloon && ram_block_uncoordinated_discard_disable(true) == 0) {
+        forbidden = true;
         return true;
     }
     error_setg(errp, "'%s' does not go with a device that discards guest RAM "
                "without telling QEMU%s", forbidden_by(),
                balloon ? " (hv-balloon)" : "");
     return false;
+}
+
+void kvm_prefault_discard_allow(void)
+{
+    if (forbidden) {
+        forbidden = false;
+        ram_block_uncoordinated_discard_disable(false);
+    }
 }
 
 bool kvm_prefault_discard_forbid(Error **errp)

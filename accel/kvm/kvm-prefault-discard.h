@@ -37,6 +37,11 @@ void kvm_prefault_discard_del(MemoryRegionSection *section, int as_id);
 bool kvm_prefault_discard_forbid(Error **errp);
 
 /**
+ * kvm_prefault_discard_allow: undo kvm_prefault_discard_forbid()
+ */
+void kvm_prefault_discard_allow(void);
+
+/**
  * kvm_prefault_discard_reasons: which devices do not do what they are for
  * @reasons: they are added to it
  */

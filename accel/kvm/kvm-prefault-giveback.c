@@ -3,7 +3,8 @@
  *
  * KVM has reported that state itself and has no reason to refuse it.  Should
  * it do so all the same, the vCPU must not run on: the guest is stopped as it
- * is after any other internal error, and only a reset makes it run again.
+ * is after any other internal error, and only a reset makes it run again.  A
+ * guest that is stopped already is stopped again when it is to run.
  *
  * Copyright (c) 2026 The qemu-prefault developers
  *
@@ -40,6 +41,7 @@ void kvm_prefault_vcpu_lost(CPUState *cpu, int ret)
     error_report("kvm prefault: KVM did not take back the state of vCPU %d: "
                  "%s; the guest is stopped and has to be reset",
                  cpu->cpu_index, strerror(-ret));
+    kvm_prefault_vcpu(cpu)->not_restored = true;
     vm_stop(RUN_STATE_INTERNAL_ERROR);
     kvm_prefault_abandon();
 }

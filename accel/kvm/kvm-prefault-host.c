@@ -7,19 +7,29 @@
  */
 
 #include "qemu/osdep.h"
+#include <sched.h>
 #include <sys/mman.h>
 #include "qemu/main-loop.h"
+#include "qemu/rcu.h"
+#include "qemu/units.h"
 #include "qapi/error.h"
 #include "exec/memory.h"
 #include "system/runstate.h"
 #include "system/system.h"
 #include "kvm-prefault.h"
 #include "kvm-prefault-blocks.h"
+#include "kvm-prefault-chores.h"
 #include "kvm-prefault-host.h"
 #include "kvm-prefault-hostpass.h"
 #include "kvm-prefault-pin.h"
 #include "kvm-prefault-populate.h"
 #include "trace.h"
+
+/*
+ * Locked pages that are unlocked at a time; so much is unlocked at once, a few
+ * milliseconds, and the rest without the BQL.
+ */
+#define UNLOCK_STEP (256 * MiB)
 
 /* The pass that has a thread, NULL if none has */
 static KVMPrefaultHostPass *running;
@@ -35,10 +45,66 @@ static void progress_limit(uint64_t bytes)
     qatomic_set(&progress.pinned, MIN(progress.pinned, bytes));
 }
 
+typedef struct Unlock {
+    KVMPrefaultChore chore;
+    MemoryRegion *mr;
+    char *host;
+    uint64_t size;
+} Unlock;
+
+static void unlock(MemoryRegion *mr, char *host, uint64_t size)
+{
+    if (munlock(host, size) < 0) {
+        trace_kvm_prefault_unlock(memory_region_name(mr), errno);
+    }
+}
+
+static bool unlock_step(KVMPrefaultChore *chore)
+{
+    Unlock *u = container_of(chore, Unlock, chore);
+    uint64_t size = MIN(u->size, UNLOCK_STEP);
+
+    unlock(u->mr, u->host, size);
+    u->host += size;
+    u->size -= size;
+    return u->size;
+}
+
+static void unlock_end(KVMPrefaultChore *chore)
+{
+    Unlock *u = container_of(chore, Unlock, chore);
+
+    object_unref(u->mr->owner);
+    g_free(u);
+}
+
+/* All of a backend, which has left the guest: nobody waits for it */
+static void unlock_backend(MemoryRegion *mr, char *host, uint64_t size)
+{
+    uint64_t now = MIN(size, UNLOCK_STEP);
+    Unlock *u;
+
+    unlock(mr, host, now);
+    if (now == size) {
+        return;
+    }
+    u = g_new0(Unlock, 1);
+    u->chore = (KVMPrefaultChore) {
+        .step = unlock_step, .end = unlock_end, .owner = mr,
+    };
+    u->mr = mr;
+    u->host = host + now;
+    u->size = size - now;
+    object_ref(mr->owner);
+    kvm_prefault_chore_add(&u->chore);
+}
+
 void kvm_prefault_host_forget(MemoryRegion *mr, uint64_t offset,
                               uint64_t size)
 {
     KVMPrefaultBlock block = kvm_prefault_block(mr, offset, size);
+    bool locked = kvm_prefault.pin != KVM_PIN_RAM_OFF &&
+                  !kvm_prefault_block_is_hugetlb(&block);
 
     if (running) {
         kvm_prefault_host_pass_avoid(running, (KVMPrefaultHole) {
@@ -50,10 +116,11 @@ void kvm_prefault_host_forget(MemoryRegion *mr, uint64_t offset,
     if (block.unit) {
         kvm_prefault_unpin_part(mr, offset, size);
     }
-    if (kvm_prefault.pin != KVM_PIN_RAM_OFF &&
-        !kvm_prefault_block_is_hugetlb(&block) &&
-        munlock(block.host, block.size) < 0) {
-        trace_kvm_prefault_unlock(memory_region_name(mr), errno);
+    if (locked && block.unit) {
+        /* it is about to be discarded, and has to be unlocked by then */
+        unlock(mr, block.host, block.size);
+    } else if (locked) {
+        unlock_backend(mr, block.host, block.size);
     }
     if (!running) {
         progress_limit(kvm_prefault_blocks_bytes());
@@ -80,6 +147,7 @@ static void host_done_bh(void *opaque)
 {
     KVMPrefaultHostPass *pass = opaque;
     bool cancelled = pass != running;
+    g_autoptr(GPtrArray) failed = g_ptr_array_ref(pass->failed);
     Error *err = pass->err;
 
     /* the thread of a pass that was cancelled has been joined then */
@@ -93,13 +161,30 @@ static void host_done_bh(void *opaque)
         error_free(err);
     } else {
         progress_limit(kvm_prefault_blocks_bytes());
-        kvm_prefault_host_done(err);
+        kvm_prefault_host_done(err, failed);
+    }
+}
+
+/*
+ * The BH that starts it may run in a vCPU's thread (a nested event loop), whose
+ * CPU this work would then share.
+ */
+static void use_main_threads_cpus(void)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(getpid(), sizeof(set), &set) == 0) {
+        sched_setaffinity(0, sizeof(set), &set);
     }
 }
 
 static void *host_thread_fn(void *opaque)
 {
+    use_main_threads_cpus();
+    /* memory regions are looked at under RCU */
+    rcu_register_thread();
     kvm_prefault_host_pass_run(opaque);
+    rcu_unregister_thread();
     aio_bh_schedule_oneshot(qemu_get_aio_context(), host_done_bh, opaque);
     return NULL;
 }
@@ -129,6 +214,7 @@ static void host_exit(Notifier *notifier, void *data)
 {
     host_cancel(notifier, data);
     kvm_prefault_pin_release(NULL);
+    kvm_prefault_chores_finish();
 }
 
 static Notifier exit_notifier = { .notify = host_exit };

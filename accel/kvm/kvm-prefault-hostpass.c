@@ -21,6 +21,7 @@
 #include "kvm-prefault.h"
 #include "kvm-prefault-hostpass.h"
 #include "kvm-prefault-pin.h"
+#include "kvm-prefault-poison.h"
 #include "kvm-prefault-populate.h"
 #include "trace.h"
 
@@ -36,7 +37,9 @@ static bool lock_step(const KVMPrefaultHostPass *pass,
                       const KVMPrefaultBlock *block, char *addr,
                       uint64_t size, Error **errp)
 {
-    if (!kvm_prefault_block_is_hugetlb(block) && mlock(addr, size) < 0) {
+    /* what is there is locked, whatever mlock() says of a poisoned page */
+    if (!kvm_prefault_block_is_hugetlb(block) && mlock(addr, size) < 0 &&
+        errno != EHWPOISON) {
         error_setg_errno(errp, errno, "'%s=%s': locking 0x%" PRIx64
                          " bytes of memory backend '%s' failed (see ulimit "
                          "-l, LimitMEMLOCK=, <memtune><hard_limit>)",
@@ -48,10 +51,28 @@ static bool lock_step(const KVMPrefaultHostPass *pass,
     return true;
 }
 
+/* What is populated of a step: all but pages that have a memory error */
+typedef struct Sound {
+    const char *name;
+    uint64_t bytes;
+} Sound;
+
+static void poisoned(char *addr, uint64_t size, void *opaque)
+{
+    Sound *sound = opaque;
+
+    kvm_prefault_poison_add(addr, size, sound->name);
+    sound->bytes -= size;
+}
+
 static bool populate_step(const KVMPrefaultHostPass *pass,
                           const KVMPrefaultBlock *block, char *addr,
                           uint64_t size, Error **errp)
 {
+    Sound sound = {
+        .name = memory_region_name(&block->backend->mr),
+        .bytes = size,
+    };
     KVMPrefaultMemory memory = {
         .fd = block->fd,
         .addr = addr,
@@ -59,15 +80,16 @@ static bool populate_step(const KVMPrefaultHostPass *pass,
         .page_size = block->page_size,
         .threads = block->threads,
         .context = block->backend->prealloc_context,
+        .poisoned = poisoned,
+        .opaque = &sound,
     };
 
     if (!kvm_prefault_populate(&memory, errp)) {
-        error_prepend(errp, "populating memory backend '%s': ",
-                      memory_region_name(&block->backend->mr));
+        error_prepend(errp, "populating memory backend '%s': ", sound.name);
         return false;
     }
     qatomic_set(&pass->progress->populated,
-                pass->progress->populated + size);
+                pass->progress->populated + sound.bytes);
     return true;
 }
 
@@ -175,6 +197,7 @@ KVMPrefaultHostPass *kvm_prefault_host_pass_new(GArray *blocks)
     unsigned i;
 
     pass->blocks = blocks;
+    pass->failed = g_ptr_array_new_with_free_func(g_free);
     pass->holes = g_array_new(false, false, sizeof(KVMPrefaultHole));
     qemu_mutex_init(&pass->lock_holes);
     qemu_cond_init(&pass->step_done);
@@ -194,6 +217,7 @@ void kvm_prefault_host_pass_free(KVMPrefaultHostPass *pass)
                                           i).backend));
     }
     g_array_free(pass->blocks, true);
+    g_ptr_array_unref(pass->failed);
     g_array_free(pass->holes, true);
     qemu_mutex_destroy(&pass->lock_holes);
     qemu_cond_destroy(&pass->step_done);
@@ -204,12 +228,18 @@ void kvm_prefault_host_pass_run(KVMPrefaultHostPass *pass)
 {
     unsigned i;
 
-    for (i = 0; i < pass->blocks->len && !pass->err; i++) {
+    for (i = 0; i < pass->blocks->len; i++) {
         KVMPrefaultBlock *block = &g_array_index(pass->blocks,
                                                  KVMPrefaultBlock, i);
+        const char *name = memory_region_name(&block->backend->mr);
+        Error *err = NULL;
+        bool ok = host_block_pass(pass, block, &err);
 
-        host_block_pass(pass, block, &pass->err);
-        trace_kvm_prefault_host(memory_region_name(&block->backend->mr),
-                                block->size, pass->err ? -1 : 0);
+        trace_kvm_prefault_host(name, block->size, ok ? 0 : -1);
+        if (!ok) {
+            g_ptr_array_add(pass->failed, g_strdup(name));
+            /* the first one is told */
+            error_propagate(&pass->err, err);
+        }
     }
 }

@@ -29,7 +29,9 @@ typedef struct KVMPrefaultHostPass {
     /* set by another thread to have it end with its next step; atomic */
     const bool *cancelled;
     KVMPrefaultHostProgress *progress;
+    /* the first failure, and the names of all backends that have had one */
     Error *err;
+    GPtrArray *failed;
 
     /*
      * What is not to be touched any more (KVMPrefaultHole), and what is being
@@ -57,7 +59,9 @@ KVMPrefaultHostPass *kvm_prefault_host_pass_new(GArray *blocks);
 void kvm_prefault_host_pass_free(KVMPrefaultHostPass *pass);
 
 /**
- * kvm_prefault_host_pass_run: do the work, or what there is until it fails
+ * kvm_prefault_host_pass_run: do the work, or what can be done
+ *
+ * What fails with one backend is tried with the others all the same.
  *
  * Context: a thread without the BQL.  Ends with @pass->err set on failure.
  */

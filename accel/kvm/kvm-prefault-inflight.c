@@ -27,7 +27,8 @@ void kvm_prefault_kick_vcpus(void)
     CPU_FOREACH(cpu) {
         if (kvm_prefault_early()) {
             kvm_prefault_queue_early(cpu);
-        } else {
+        } else if (cpu->created) {
+            /* while it is being unplugged its thread may have ended already */
             qemu_cpu_kick(cpu);
         }
     }
@@ -46,7 +47,8 @@ static void interrupt_ioctls(int64_t older_than_us)
     CPU_FOREACH(cpu) {
         int64_t start = qatomic_read(&kvm_prefault_vcpu(cpu)->ioctl_start_us);
 
-        if (start && now - start >= older_than_us) {
+        /* a thread that has been joined, but is still listed, has none */
+        if (start && cpu->created && now - start >= older_than_us) {
             pthread_kill(cpu->thread->thread, SIG_IPI);
         }
     }
@@ -61,7 +63,8 @@ void kvm_prefault_ask_for_turns(void)
         return;
     }
     CPU_FOREACH(cpu) {
-        if (!qatomic_xchg(&kvm_prefault_vcpu(cpu)->turn_asked, true)) {
+        if (cpu->created &&
+            !qatomic_xchg(&kvm_prefault_vcpu(cpu)->turn_asked, true)) {
             qemu_cpu_kick(cpu);
         }
     }
@@ -70,6 +73,11 @@ void kvm_prefault_ask_for_turns(void)
 void kvm_prefault_watchdog(void)
 {
     interrupt_ioctls(IOCTL_SLOW_US);
+}
+
+void kvm_prefault_interrupt(void)
+{
+    interrupt_ioctls(0);
 }
 
 /*

@@ -48,6 +48,17 @@ static void give_up(Error *err)
     p->tdp_on = false;
     p->pin = KVM_PIN_RAM_OFF;
     p->state = KVM_PREFAULT_STATE_FAILED;
+    /*
+     * A host that is short of memory needs the balloon, and the zero page for
+     * what is only read.  What else has been switched on stays, because KVM
+     * knows no way back and it costs nothing: slots are zapped one by one,
+     * guest MTRRs zap nothing.
+     */
+    kvm_prefault_discard_allow();
+    if (p->always_writable) {
+        p->always_writable = false;
+        kvm_prefault_renew_slots();
+    }
 }
 
 static void machine_done(Notifier *notifier, void *data)
@@ -290,6 +301,10 @@ static void probe_host(KVMState *s)
         KVM_MEM_ALWAYS_WRITABLE_MAGIC;
 
     p->has_ioctl = kvm_vm_check_extension(s, KVM_CAP_PRE_FAULT_MEMORY) > 0;
+    /* not for nothing: it takes a VM */
+    p->lifts_protection = p->has_ioctl &&
+                          p->config.mode != ON_OFF_AUTO_OFF &&
+                          kvm_arch_prefault_lifts_protection(s);
     p->has_slot_zap = kvm_arch_prefault_has_slot_zap(s);
     p->mtrr_zap_support = kvm_arch_prefault_mtrr_zap_support(s);
     p->has_nx_huge_pages = kvm_arch_prefault_nx_huge_pages();

@@ -13,10 +13,12 @@
 #include "qemu/madvise.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
+#include "exec/address-spaces.h"
 #include "exec/memory.h"
 #include "hw/core/cpu.h"
 #include "system/cpus.h"
 #include "system/hostmem.h"
+#include "system/kvm_int.h"
 #include "system/runstate.h"
 #include "kvm-prefault.h"
 #include "kvm-prefault-blocks.h"
@@ -42,6 +44,9 @@ typedef struct PrefaultListener {
 
 /* What the transaction in progress has done, over all address spaces */
 static bool slots_added, slots_deleted;
+
+/* Some device RAM has not been populated because of a snapshot */
+static bool device_ram_due;
 
 /* Default RAM is a backend as well (create_default_memdev) */
 bool kvm_prefault_is_ram(MemoryRegion *mr)
@@ -78,6 +83,11 @@ static void populate_device_ram(MemoryRegionSection *section)
 {
     char *host = memory_region_get_ram_ptr(section->mr);
 
+    if (kvm_prefault.suspended & KVM_PREFAULT_SUSPEND_SNAPSHOT) {
+        /* we would wait for it to save page after page, with the BQL */
+        device_ram_due = true;
+        return;
+    }
     /* it is neither locked nor pinned */
     kvm_prefault_no_numa_balancing(section->mr);
     if (qemu_madvise(host + section->offset_within_region,
@@ -171,11 +181,29 @@ static bool is_small_change(void)
            p->ranges.work_bytes <= INLINE_BYTES_MAX;
 }
 
+/*
+ * Returns false if there is work left: RAM behind a PCI BAR has host pages to
+ * be locked first, a vCPU that is to be borrowed has to complete its
+ * instruction, and one that KVM cannot use now leaves it to others.
+ */
+static bool populate_inline(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (kvm_prefault_borrows() || p->host_stale ||
+        !kvm_prefault_inline(current_cpu)) {
+        return false;
+    }
+    p->causes[KVM_PREFAULT_CAUSE_SLOTS]++;
+    return true;
+}
+
 static void prefault_commit(MemoryListener *listener)
 {
     KVMPrefault *p = &kvm_prefault;
     bool zapped_all = slots_deleted && p->slot_zap == KVM_SLOT_ZAP_ALL;
 
+    kvm_prefault_host_commit();
     kvm_prefault_host_release();
     if (!slots_added && !zapped_all) {
         slots_deleted = false;
@@ -200,16 +228,44 @@ static void prefault_commit(MemoryListener *listener)
         kvm_prefault_settle();
     } else if (!is_small_change()) {
         kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
-    } else if (p->method == KVM_PREFAULT_METHOD_IOCTL && !p->host_stale) {
-        p->causes[KVM_PREFAULT_CAUSE_SLOTS]++;
-        kvm_prefault_inline(current_cpu);
-    } else {
-        /*
-         * RAM behind a PCI BAR has host pages to be locked first; method vcpu
-         * needs this vCPU to complete its instruction.
-         */
+    } else if (!populate_inline()) {
         kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
         kvm_prefault_hold();
+    }
+}
+
+static bool populate_if_device(Int128 start, Int128 length,
+                               const MemoryRegion *mr, hwaddr offset,
+                               void *opaque)
+{
+    MemoryRegionSection section = {
+        .mr = (MemoryRegion *)mr,
+        .offset_within_region = offset,
+        .offset_within_address_space = int128_get64(start),
+        .size = length,
+    };
+
+    if (!kvm_prefault_is_ram(section.mr) && wanted(&section)) {
+        populate_device_ram(&section);
+    }
+    return false;
+}
+
+void kvm_prefault_populate_devices(void)
+{
+    int i;
+
+    if (!device_ram_due) {
+        return;
+    }
+    device_ram_due = false;
+    RCU_READ_LOCK_GUARD();
+    for (i = 0; i < kvm_prefault.nr_as; i++) {
+        if (kvm_state->as[i].as) {
+            flatview_for_each_range(address_space_to_flatview(
+                                        kvm_state->as[i].as),
+                                    populate_if_device, NULL);
+        }
     }
 }
 
@@ -222,6 +278,13 @@ static bool prefault_log_global_start(MemoryListener *listener, Error **errp)
 static void prefault_log_global_stop(MemoryListener *listener)
 {
     kvm_prefault_resume(KVM_PREFAULT_SUSPEND_LOG);
+}
+
+/* Flags cannot be changed, and with all memory gone no slot is kept */
+void kvm_prefault_renew_slots(void)
+{
+    memory_region_set_enabled(get_system_memory(), false);
+    memory_region_set_enabled(get_system_memory(), true);
 }
 
 void kvm_prefault_add_address_space(AddressSpace *as, int as_id)

@@ -78,6 +78,9 @@ bool kvm_prefault_method_choose(KVMState *s, Error **errp)
         append_remedy(errp);
         return false;
     }
+    p->can_borrow = p->method == KVM_PREFAULT_METHOD_VCPU ||
+                    (!p->lifts_protection &&
+                     kvm_arch_prefault_vcpu_possible(s, NULL));
     if (p->method == KVM_PREFAULT_METHOD_VCPU) {
         p->threads = MIN(p->threads, kvm_arch_prefault_vcpu_threads_max());
     }
@@ -86,8 +89,13 @@ bool kvm_prefault_method_choose(KVMState *s, Error **errp)
 
 bool kvm_prefault_method_start(Error **errp)
 {
-    return kvm_prefault.method != KVM_PREFAULT_METHOD_VCPU ||
-           kvm_arch_prefault_vcpu_start(errp);
+    KVMPrefault *p = &kvm_prefault;
+
+    if (p->method == KVM_PREFAULT_METHOD_VCPU) {
+        return kvm_arch_prefault_vcpu_start(errp);
+    }
+    p->can_borrow = p->can_borrow && kvm_arch_prefault_vcpu_start(NULL);
+    return true;
 }
 
 int kvm_prefault_method_enter(CPUState *cpu, int as_id,
@@ -97,7 +105,8 @@ int kvm_prefault_method_enter(CPUState *cpu, int as_id,
     int ret;
 
     memset(session, 0, sizeof(*session));
-    if (p->method == KVM_PREFAULT_METHOD_IOCTL) {
+    session->borrowed = kvm_prefault_borrows();
+    if (!session->borrowed) {
         return kvm_arch_prefault_enter_as(cpu, as_id, &session->mode);
     }
     kvm_prefault_counts_of(cpu, &session->counts);
@@ -126,7 +135,7 @@ void kvm_prefault_method_leave(CPUState *cpu, KVMPrefaultSession *session)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    if (p->method == KVM_PREFAULT_METHOD_IOCTL) {
+    if (!session->borrowed) {
         kvm_arch_prefault_leave_as(cpu, &session->mode);
         return;
     }
@@ -161,10 +170,11 @@ int kvm_prefault_method_map(CPUState *cpu, const KVMPrefaultSession *session,
         .gpa = chunk->gpa,
         .size = chunk->size,
         .write = chunk->ram,
-        .large = chunk->large,
+        /* dirty logging may have left each small page protected */
+        .large = chunk->large && !kvm_prefault.write_protected,
     };
 
-    if (kvm_prefault.method == KVM_PREFAULT_METHOD_IOCTL) {
+    if (!session->borrowed) {
         return pre_fault(cpu, chunk, done);
     }
     return kvm_arch_prefault_vcpu_touch(cpu, session->saved, &touch, done);

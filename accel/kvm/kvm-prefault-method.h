@@ -15,6 +15,7 @@
 
 /* What has been done to a vCPU to have it fill tables */
 typedef struct KVMPrefaultSession {
+    bool borrowed;
     KVMPrefaultVCPUMode mode;
     KVMPrefaultSaved *saved;
     KVMPrefaultCounts counts;

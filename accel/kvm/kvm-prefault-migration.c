@@ -121,6 +121,9 @@ static void guest_arrives(void)
         kvm_prefault_release();
         kvm_prefault_work_done();
     }
+    /* a guest that has run elsewhere is not given up, nor held for long */
+    p->guest_has_run |= p->incoming;
+    p->hold_unbounded &= !p->guest_has_run;
     arrival.early_bytes = populated_bytes();
     arrival.waited = p->hold;
     arrival.pending = true;
@@ -169,12 +172,15 @@ static void vm_state_changed(void *opaque, bool running, RunState state)
 {
     KVMPrefault *p = &kvm_prefault;
 
+    /* it may have been suspended where it comes from */
+    p->guest_suspended |= state == RUN_STATE_SUSPENDED;
     if (!running) {
         return;
     }
     if (arrival.expected) {
         guest_arrives();
     }
+    kvm_prefault_hold_counts();
     /* COLO goes on logging */
     if (p->suspended && p->config.wait && migration_thread_is_self() &&
         !migration_in_colo_state()) {
@@ -252,6 +258,12 @@ static int refuse_postcopy(NotifierWithReturn *n, void *data, Error **errp)
     return -EINVAL;
 }
 
+static void guest_suspends(Notifier *notifier, void *data)
+{
+    kvm_prefault.guest_suspended = true;
+}
+
+static Notifier suspend_notifier = { .notify = guest_suspends };
 static NotifierWithReturn postcopy_notifier = { .notify = refuse_postcopy };
 static NotifierWithReturn migration_notifiers[MIG_MODE__MAX];
 
@@ -260,6 +272,7 @@ void kvm_prefault_migration_init(void)
     int mode;
 
     postcopy_add_notifier(&postcopy_notifier);
+    qemu_register_suspend_notifier(&suspend_notifier);
     qemu_add_vm_change_state_handler(vm_state_changed, NULL);
     for (mode = 0; mode < MIG_MODE__MAX; mode++) {
         migration_add_notifier_mode(&migration_notifiers[mode],

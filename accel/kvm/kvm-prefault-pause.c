@@ -10,6 +10,9 @@
  * - Everything is to be populated beside the running guest: it is held for
  *   PAUSE_WORK_US of work at a time.
  *
+ * A guest that has run is held for 'prefault-max-hold' at most, whatever for;
+ * then the pass goes on beside it.  Its watchdogs count on.
+ *
  * Copyright (c) 2026 The qemu-prefault developers
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -42,24 +45,70 @@
 #define SETTLE_MS 5
 #define SETTLE_MAX_MS 200
 
-static QEMUTimer *settle_timer;
+static QEMUTimer *settle_timer, *hold_timer;
 static int64_t settle_until_ms;
 /* end of the work in this pause, 0 if no vCPU has begun */
 static int64_t work_until_us;
 static int64_t arrival_us = PAUSE_ARRIVAL_US;
 static int64_t pause_start_us;
 
+void kvm_prefault_hold_counts(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+    int64_t limit_ms = p->config.max_hold_ms;
+
+    if (!p->hold || !p->guest_has_run || !runstate_is_running()) {
+        return;
+    }
+    if (!p->hold_start_us) {
+        p->hold_start_us = g_get_monotonic_time();
+    }
+    if (limit_ms && !p->hold_unbounded && !timer_pending(hold_timer)) {
+        timer_mod(hold_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
+                              limit_ms);
+    }
+}
+
 void kvm_prefault_hold(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    if (!p->hold && p->first_pass_done && runstate_is_running()) {
-        p->hold_start_us = g_get_monotonic_time();
-    }
     p->hold = true;
     p->pausing = false;
+    kvm_prefault_hold_counts();
     kvm_prefault_arrival_held();
     kvm_prefault_kick_vcpus();
+}
+
+void kvm_prefault_hold_before_start(void)
+{
+    kvm_prefault.hold_unbounded = true;
+    timer_del(hold_timer);
+    kvm_prefault_hold();
+}
+
+void kvm_prefault_hold_end(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (!p->hold) {
+        return;
+    }
+    if (!p->sessions) {
+        kvm_prefault_release();
+    } else {
+        /* borrowed vCPUs get their state back first */
+        p->pausing = true;
+        work_until_us = g_get_monotonic_time();
+    }
+    kvm_prefault_interrupt();
+    kvm_prefault_work_done();
+}
+
+static void hold_is_over(void *opaque)
+{
+    trace_kvm_prefault_hold_over(kvm_prefault.config.max_hold_ms);
+    kvm_prefault_hold_end();
 }
 
 static void count_pause(void)
@@ -81,8 +130,9 @@ void kvm_prefault_release(void)
     if (p->hold_start_us) {
         count_pause();
     }
-    p->hold = p->pausing = false;
+    p->hold = p->pausing = p->hold_unbounded = false;
     work_until_us = 0;
+    timer_del(hold_timer);
     kvm_prefault_kick_vcpus();
 }
 
@@ -106,9 +156,41 @@ void kvm_prefault_vcpu_left(CPUState *cpu)
         return;
     }
     kvm_prefault_vcpu(cpu)->in_guest = false;
-    if (p->hold && p->method == KVM_PREFAULT_METHOD_VCPU) {
-        /* others may have waited for this one to leave */
+    if (p->hold) {
+        /*
+         * Others may have waited for this one to leave: to be borrowed, or to
+         * visit SMM.
+         */
         kvm_prefault_kick_vcpus();
+    }
+}
+
+/* Those that have left are held while they wait for the others */
+static int64_t arrival_max_us(void)
+{
+    int64_t limit_us = kvm_prefault.config.max_hold_ms * 1000LL;
+
+    return limit_us ? MIN(limit_us, PAUSE_ARRIVAL_MAX_US)
+                    : PAUSE_ARRIVAL_MAX_US;
+}
+
+/* Whether there is work for borrowed vCPUs, now */
+static bool may_borrow(void)
+{
+    return kvm_prefault_borrows() && kvm_prefault_in_tables() &&
+           kvm_prefault_can_go_on();
+}
+
+static void end_pause_if_due(int64_t now)
+{
+    if (!work_until_us && now - pause_start_us > arrival_us) {
+        arrival_us = MIN(2 * arrival_us, arrival_max_us());
+        kvm_prefault_release();
+    } else if (!may_borrow()) {
+        kvm_prefault_hold_end();
+    } else {
+        /* time was up before a vCPU had been borrowed, so none has said so */
+        kvm_prefault_pause_end_if_over();
     }
 }
 
@@ -117,21 +199,12 @@ void kvm_prefault_pause_tick(void)
     KVMPrefault *p = &kvm_prefault;
     int64_t now = g_get_monotonic_time();
 
-    if (p->method != KVM_PREFAULT_METHOD_VCPU || p->settling ||
-        p->host_running || p->state != KVM_PREFAULT_STATE_POPULATING) {
-        return;
-    }
-    if (!p->hold) {
+    if (p->pausing) {
+        end_pause_if_due(now);
+    } else if (!p->hold && may_borrow()) {
         kvm_prefault_hold();
         p->pausing = true;
         pause_start_us = now;
-    } else if (p->pausing && !work_until_us &&
-               now - pause_start_us > arrival_us) {
-        arrival_us = MIN(2 * arrival_us, PAUSE_ARRIVAL_MAX_US);
-        kvm_prefault_release();
-    } else {
-        /* time was up before a vCPU had been borrowed, so none has said so */
-        kvm_prefault_pause_end_if_over();
     }
 }
 
@@ -145,7 +218,7 @@ bool kvm_prefault_pause_over(void)
     if (!work_until_us) {
         /* asked for the first time when all vCPUs have arrived */
         work_until_us = now + PAUSE_WORK_US;
-        arrival_us = PAUSE_ARRIVAL_US;
+        arrival_us = MIN(PAUSE_ARRIVAL_US, arrival_max_us());
     }
     return now >= work_until_us;
 }
@@ -200,4 +273,5 @@ static void settled(void *opaque)
 void kvm_prefault_pause_init(void)
 {
     settle_timer = timer_new_ms(QEMU_CLOCK_REALTIME, settled, NULL);
+    hold_timer = timer_new_ms(QEMU_CLOCK_REALTIME, hold_is_over, NULL);
 }

@@ -16,8 +16,29 @@ void kvm_prefault_pause_init(void);
 
 /**
  * kvm_prefault_hold: keep all vCPUs out of the guest until they are released
+ *
+ * A guest that has run is let go of after 'prefault-max-hold'.
  */
 void kvm_prefault_hold(void);
+
+/**
+ * kvm_prefault_hold_before_start: the same, however long it takes
+ *
+ * For a guest that begins with its firmware: nothing runs that could notice.
+ */
+void kvm_prefault_hold_before_start(void);
+
+/**
+ * kvm_prefault_hold_counts: a guest that is held is about to run
+ *
+ * What follows is time that it misses, so the limit holds from now on.
+ */
+void kvm_prefault_hold_counts(void);
+
+/**
+ * kvm_prefault_hold_end: let go of the guest, the pass goes on beside it
+ */
+void kvm_prefault_hold_end(void);
 
 /**
  * kvm_prefault_release: let waiting vCPUs enter the guest

@@ -19,6 +19,7 @@
 #include "exec/ramblock.h"
 #include "system/hostmem.h"
 #include "kvm-prefault.h"
+#include "kvm-prefault-chores.h"
 #include "kvm-prefault-host.h"
 #include "kvm-prefault-pin.h"
 #include "trace.h"
@@ -35,13 +36,18 @@
 #define BUFFER_BYTES (1 * GiB)
 #define BUFFERS_MAX 16384
 
+/* Unpinned at once, some milliseconds */
+#define CLOSE_NOW_MAX (256 * MiB)
+
 /* One memory backend; changed without the BQL by the thread that pins */
 typedef struct PinnedBlock {
+    KVMPrefaultChore chore;
     MemoryRegion *mr;
     char *name;
     char *host;
     uint64_t size;
     uint64_t pinned;
+    bool closed;
     struct io_uring ring;
 } PinnedBlock;
 
@@ -218,13 +224,41 @@ void kvm_prefault_pin_trace(MemoryRegion *mr, uint64_t offset, uint64_t size,
     trace_kvm_prefault_pin(memory_region_name(mr), offset, size, ret);
 }
 
-static void block_free(PinnedBlock *block)
+static void block_close(PinnedBlock *block)
 {
     kvm_prefault_ring_close(&block->ring);
     kvm_prefault_pin_count(-block->pinned);
     trace_kvm_prefault_unpin(block->name, block->pinned);
+    block->closed = true;
+}
+
+static void block_free(PinnedBlock *block)
+{
+    if (!block->closed) {
+        block_close(block);
+    }
     g_free(block->name);
     g_free(block);
+}
+
+static bool close_step(KVMPrefaultChore *chore)
+{
+    block_close(container_of(chore, PinnedBlock, chore));
+    return false;
+}
+
+static void close_end(KVMPrefaultChore *chore)
+{
+    block_free(container_of(chore, PinnedBlock, chore));
+}
+
+/* Unpinning a large one takes long, and the caller has the BQL */
+static void block_free_later(PinnedBlock *block)
+{
+    block->chore = (KVMPrefaultChore) {
+        .step = close_step, .end = close_end, .owner = block->mr,
+    };
+    kvm_prefault_chore_add(&block->chore);
 }
 
 static PinnedBlock *block_new(MemoryRegion *mr, char *host, uint64_t size,
@@ -338,8 +372,13 @@ void kvm_prefault_pin_release(bool (*used)(MemoryRegion *mr))
     for (i = blocks ? blocks->len : 0; i-- > 0; ) {
         PinnedBlock *block = g_ptr_array_index(blocks, i);
 
-        if (!used || !used(block->mr)) {
-            g_ptr_array_remove_index_fast(blocks, i);
+        if (used && used(block->mr)) {
+            continue;
+        }
+        g_ptr_array_remove_index_fast(blocks, i);
+        if (used && block->pinned > CLOSE_NOW_MAX) {
+            block_free_later(block);
+        } else {
             block_free(block);
         }
     }

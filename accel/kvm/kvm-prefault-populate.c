@@ -121,7 +121,29 @@ static bool must_touch(char *addr, uint64_t page_size)
            errno == EINVAL;
 }
 
-bool kvm_prefault_populate(const KVMPrefaultMemory *m, Error **errp)
+/*
+ * Half by half, until what is left is a page that cannot be had.  Pages that
+ * are there cost little.  Returns: 0 or -errno.
+ */
+static int populate_around(const KVMPrefaultMemory *m, char *addr,
+                           uint64_t size)
+{
+    int ret = populate_write(addr, size);
+    uint64_t half;
+
+    if (ret != -EHWPOISON) {
+        return ret;
+    }
+    if (size <= m->page_size) {
+        m->poisoned(addr, size, m->opaque);
+        return 0;
+    }
+    half = QEMU_ALIGN_UP(size / 2, m->page_size);
+    return populate_around(m, addr, half) ?:
+           populate_around(m, addr + half, size - half);
+}
+
+static bool populate_all(const KVMPrefaultMemory *m, Error **errp)
 {
     Work work = {
         .addr = m->addr,
@@ -140,4 +162,20 @@ bool kvm_prefault_populate(const KVMPrefaultMemory *m, Error **errp)
                          "memory failed", m->size);
     }
     return ret == 0;
+}
+
+bool kvm_prefault_populate(const KVMPrefaultMemory *m, Error **errp)
+{
+    Error *err = NULL;
+
+    if (populate_all(m, &err)) {
+        return true;
+    }
+    /* threads of QEMU's do not tell what it was: see whether it is that */
+    if (populate_around(m, m->addr, m->size) == 0) {
+        error_free(err);
+        return true;
+    }
+    error_propagate(errp, err);
+    return false;
 }

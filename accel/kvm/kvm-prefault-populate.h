@@ -19,6 +19,9 @@ typedef struct KVMPrefaultMemory {
     uint64_t page_size;
     unsigned threads;
     ThreadContext *context;     /* whose threads have to do it, or NULL */
+    /* told of each page that has a memory error, and is left out */
+    void (*poisoned)(char *addr, uint64_t size, void *opaque);
+    void *opaque;
 } KVMPrefaultMemory;
 
 /**
@@ -27,7 +30,8 @@ typedef struct KVMPrefaultMemory {
  * In up to @m->threads threads; in fewer where the host allows no more.
  * Context: any thread.
  *
- * Returns: false with @errp set if some could not be allocated.
+ * Returns: false with @errp set if some could not be allocated, other than those
+ * that have a memory error.
  */
 bool kvm_prefault_populate(const KVMPrefaultMemory *m, Error **errp);
 

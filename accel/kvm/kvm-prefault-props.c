@@ -13,6 +13,10 @@
 #include "system/kvm_int.h"
 #include "kvm-prefault.h"
 
+/* Linux speaks of a soft lock-up after 20 s, and watchdogs bite earlier */
+#define DEFAULT_HOLD_MS 100
+#define MAX_HOLD_MS 3600000
+
 static bool still_settable(Object *obj, const char *name, Error **errp)
 {
     if (KVM_STATE(obj)->fd != -1) {
@@ -190,6 +194,30 @@ static void set_threads(Object *obj, Visitor *v, const char *name,
     kvm_prefault.config.threads = value;
 }
 
+static void get_max_hold(Object *obj, Visitor *v, const char *name,
+                         void *opaque, Error **errp)
+{
+    visit_type_uint32(v, name, &kvm_prefault.config.max_hold_ms, errp);
+}
+
+static void set_max_hold(Object *obj, Visitor *v, const char *name,
+                         void *opaque, Error **errp)
+{
+    Error *err = NULL;
+    uint32_t value;
+
+    if (!still_settable(obj, name, errp)) {
+        return;
+    }
+    if (!visit_type_uint32(v, name, &value, &err) || value > MAX_HOLD_MS) {
+        error_free(err);
+        error_setg(errp, "'%s' must be a number of milliseconds from 1 to %d, "
+                   "or 0 (no limit)", name, MAX_HOLD_MS);
+        return;
+    }
+    kvm_prefault.config.max_hold_ms = value;
+}
+
 static void add_choice(ObjectClass *oc, const char *name,
                        char *(*get)(Object *, Error **),
                        void (*set)(Object *, const char *, Error **),
@@ -204,6 +232,7 @@ void kvm_prefault_class_init(ObjectClass *oc)
     kvm_prefault.config = (KVMPrefaultConfig) {
         .mode = ON_OFF_AUTO_OFF,
         .wait = true,
+        .max_hold_ms = DEFAULT_HOLD_MS,
         .pin = KVM_PIN_RAM_OFF,
         .slot_zap = KVM_SLOT_ZAP_ALL,
         .always_writable = ON_OFF_AUTO_OFF,
@@ -233,6 +262,11 @@ void kvm_prefault_class_init(ObjectClass *oc)
                "What guest MTRRs unmap: full, range, none, auto "
                "(default: full; auto with prefault)");
 
+    object_class_property_add(oc, PROP_PREFAULT_MAX_HOLD, "uint32",
+                              get_max_hold, set_max_hold, NULL, NULL);
+    object_class_property_set_description(oc, PROP_PREFAULT_MAX_HOLD,
+        "Longest time in milliseconds that a guest that has run is held for "
+        "a pass (default: 100; 0: no limit)");
     object_class_property_add(oc, PROP_PREFAULT_THREADS, "uint32",
                               get_threads, set_threads, NULL, NULL);
     object_class_property_set_description(oc, PROP_PREFAULT_THREADS,

@@ -184,6 +184,7 @@ KvmPrefaultInfo *qmp_query_kvm_prefault(Error **errp)
 
     info->mode = kvm_prefault.config.mode;
     info->wait = kvm_prefault.config.wait;
+    info->max_hold_ms = kvm_prefault.config.max_hold_ms;
     info->slot_zap = KVM_SLOT_ZAP_ALL;
     info->mtrr_zap = KVM_MTRR_ZAP_FULL;
     info->repopulations = query_causes();
@@ -283,6 +284,8 @@ static void hmp_info_kvm_prefault(Monitor *mon, const QDict *qdict)
                    info->always_writable ? "on" : "off",
                    KvmMtrrZap_str(info->mtrr_zap),
                    info->wait ? "on" : "off");
+    monitor_printf(mon, "%-18s%" PRIu32 " ms at a time%s\n", "held at most:",
+                   info->max_hold_ms, info->max_hold_ms ? "" : " (no limit)");
     print_size(mon, "total:", info->total_bytes);
     print_size(mon, "populated:", info->populated_bytes);
     print_size(mon, "host pages:", info->host_bytes);

@@ -18,6 +18,7 @@
 #include "kvm-prefault-host.h"
 #include "kvm-prefault-migration.h"
 #include "kvm-prefault-pause.h"
+#include "kvm-prefault-poison.h"
 #include "trace.h"
 
 /*
@@ -60,6 +61,8 @@ static void begin_pass(KVMPrefaultCause cause)
 
     if (p->state != KVM_PREFAULT_STATE_POPULATING) {
         p->requested_us = g_get_monotonic_time();
+        p->busy_until_us = 0;
+        p->busy = p->retry = false;
     }
     if (cause != KVM_PREFAULT_CAUSE_SLOTS ||
         (p->state != KVM_PREFAULT_STATE_POPULATING &&
@@ -69,6 +72,7 @@ static void begin_pass(KVMPrefaultCause cause)
         p->failed_as = 0;
     }
     p->pass++;
+    p->attempt++;
     trace_kvm_prefault_request(p->pass, cause);
 }
 
@@ -80,6 +84,17 @@ void kvm_prefault_request_devices(void)
     begin_pass(KVM_PREFAULT_CAUSE_LOST);
     p->background = true;
     kvm_prefault_ranges_invalidate_devices(&p->ranges);
+    kvm_prefault_state_set(KVM_PREFAULT_STATE_POPULATING);
+    kvm_prefault_work_done();
+}
+
+void kvm_prefault_request_rest(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    begin_pass(KVM_PREFAULT_CAUSE_LOST);
+    p->background = true;
+    kvm_prefault_ranges_invalidate_incomplete(&p->ranges);
     kvm_prefault_state_set(KVM_PREFAULT_STATE_POPULATING);
     kvm_prefault_work_done();
 }
@@ -119,8 +134,10 @@ void kvm_prefault_request(KVMPrefaultCause cause)
     if (cause != KVM_PREFAULT_CAUSE_SLOTS) {
         invalidate(cause, before_start);
     }
-    if ((p->config.wait && (before_start || guest_is_stopped())) ||
-        kvm_prefault_early()) {
+    if (p->config.wait && before_start) {
+        kvm_prefault_hold_before_start();
+    } else if ((p->config.wait && guest_is_stopped()) ||
+               kvm_prefault_early()) {
         kvm_prefault_hold();
     }
     kvm_prefault_state_set(KVM_PREFAULT_STATE_POPULATING);
@@ -134,6 +151,7 @@ void kvm_prefault_suspend(KVMPrefaultSuspend why)
     bool already = p->suspended;
 
     p->suspended |= why;
+    p->write_protected = true;
     if (already) {
         return;
     }
@@ -153,6 +171,7 @@ void kvm_prefault_resume(KVMPrefaultSuspend why)
     }
     p->suspended &= ~why;
     if (!p->suspended) {
+        kvm_prefault_populate_devices();
         kvm_prefault_request(KVM_PREFAULT_CAUSE_DIRTY_LOG);
     }
 }
@@ -161,17 +180,24 @@ void kvm_prefault_reset(void)
 {
     KVMPrefault *p = &kvm_prefault;
     KVMPrefaultCause cause = KVM_PREFAULT_CAUSE_RESET;
+    unsigned i;
 
     if (!p->machine_ready) {
         return;
     }
+    for (i = 0; i < p->nr_vcpus; i++) {
+        p->vcpus[i].not_restored = false;
+    }
+    kvm_prefault_poison_forget();
     kvm_prefault_host_resume();
     if (!p->causes[KVM_PREFAULT_CAUSE_START]) {
         cause = KVM_PREFAULT_CAUSE_START;
         p->incoming = runstate_check(RUN_STATE_INMIGRATE);
-    } else if (runstate_check(RUN_STATE_SUSPENDED)) {
+    } else if (p->guest_suspended && runstate_is_running()) {
+        /* qemu_system_wakeup_request() has set that; a reset leaves it alone */
         cause = KVM_PREFAULT_CAUSE_WAKEUP;
     }
+    p->guest_suspended = false;
     if (runstate_check(RUN_STATE_INMIGRATE) ||
         runstate_check(RUN_STATE_RESTORE_VM)) {
         kvm_prefault_expect_arrival();

@@ -91,11 +91,9 @@ static uint64_t get(const Stats *stats, const char *name)
     return value;
 }
 
-bool kvm_prefault_counts_of(CPUState *cpu, KVMPrefaultCounts *counts)
+bool kvm_prefault_counts_read(int fd, KVMPrefaultCounts *counts)
 {
-    int fd = cpu->kvm_vcpu_stats_fd;
-
-    if (!kvm_prefault.has_stats || fd < 0 || !load(&vcpu_stats, fd)) {
+    if (fd < 0 || !load(&vcpu_stats, fd)) {
         return false;
     }
     counts->taken += get(&vcpu_stats, "pf_taken");
@@ -105,6 +103,12 @@ bool kvm_prefault_counts_of(CPUState *cpu, KVMPrefaultCounts *counts)
     counts->fast += get(&vcpu_stats, "pf_fast");
     counts->nested += get(&vcpu_stats, "nested_run");
     return true;
+}
+
+bool kvm_prefault_counts_of(CPUState *cpu, KVMPrefaultCounts *counts)
+{
+    return kvm_prefault.has_stats &&
+           kvm_prefault_counts_read(cpu->kvm_vcpu_stats_fd, counts);
 }
 
 static void add_counts(KVMPrefaultCounts *sum, const KVMPrefaultCounts *counts)

@@ -47,6 +47,11 @@ bool kvm_prefault_counts(KVMPrefaultCounts *counts);
 bool kvm_prefault_counts_of(CPUState *cpu, KVMPrefaultCounts *counts);
 
 /**
+ * kvm_prefault_counts_read: the same, from a file of KVM_GET_STATS_FD
+ */
+bool kvm_prefault_counts_read(int fd, KVMPrefaultCounts *counts);
+
+/**
  * kvm_prefault_mapped: read how much memory is mapped, by page size
  *
  * Returns: false if KVM has no statistics.

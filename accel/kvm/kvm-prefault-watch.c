@@ -154,6 +154,14 @@ static void repair(int64_t now)
     }
 }
 
+/* What no vCPU was able to do is tried again under the same limits */
+static void try_rest(int64_t now)
+{
+    if (now >= watch.allowed_ms) {
+        kvm_prefault_request_rest();
+    }
+}
+
 static void look_at_mappings(const KVMPrefaultVMCounts *vm, int64_t now)
 {
     uint64_t missing = missing_bytes(vm);
@@ -213,16 +221,28 @@ static void look(int64_t now)
     look_at_mappings(&vm, now);
 }
 
+/* All is mapped that can be, so that what is not has been lost */
+static bool is_kept(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return p->state == KVM_PREFAULT_STATE_READY ||
+           (p->state == KVM_PREFAULT_STATE_PARTIAL && p->only_poison &&
+            !watch.lost);
+}
+
 static void watch_tick(void *opaque)
 {
     KVMPrefault *p = &kvm_prefault;
     int64_t now = now_ms();
 
     if (runstate_is_running() && !p->suspended) {
-        if (p->state == KVM_PREFAULT_STATE_READY) {
+        if (is_kept()) {
             look(now);
         } else if (watch.lost && p->state == KVM_PREFAULT_STATE_PARTIAL) {
             repair(now);
+        } else if (p->retry && p->state == KVM_PREFAULT_STATE_PARTIAL) {
+            try_rest(now);
         }
     }
     timer_mod(watch.timer, now + (now < watch.mtrr_until_ms ? MTRR_LOOK_MS

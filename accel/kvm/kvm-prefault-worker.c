@@ -23,14 +23,28 @@
 #include "kvm-prefault-method.h"
 #include "kvm-prefault-migration.h"
 #include "kvm-prefault-pause.h"
+#include "kvm-prefault-poison.h"
 #include "trace.h"
 
 /* Most bytes per turn while the guest runs: about 1 ms with 4 KiB pages */
 #define TURN_BYTES_RUNNING (16 * MiB)
 
-/* Time or calls without any progress after which work is given up */
+/*
+ * Time or calls without any progress after which a vCPU leaves work to others:
+ * a shorter time when the guest has run, because then somebody waits for it.
+ */
 #define STALLED_MAX_US (10 * G_USEC_PER_SEC)
+#define STALLED_MAX_RUNNING_US (G_USEC_PER_SEC / 2)
 #define STALLED_MAX_CALLS 300
+
+/*
+ * KVM_PRE_FAULT_MEMORY makes no progress with an obsolete root.  One call may
+ * have been interrupted before it began.
+ */
+#define STALLED_ROOT_CALLS 3
+
+/* The guest need not be told that it was held for less than this */
+#define HELD_US (10 * G_USEC_PER_SEC / 1000)
 
 /* Interrupted calls without progress that are repeated with the BQL held */
 #define INLINE_RETRIES 100
@@ -55,8 +69,9 @@ static bool is_stalled(KVMPrefaultVCPU *v, uint64_t done, int64_t us)
     }
     v->stalled_us += us;
     v->stalled_calls++;
-    return v->stalled_us >= STALLED_MAX_US ||
-           v->stalled_calls >= STALLED_MAX_CALLS;
+    return v->stalled_calls >= STALLED_MAX_CALLS ||
+           v->stalled_us >= (kvm_prefault.guest_has_run ?
+                             STALLED_MAX_RUNNING_US : STALLED_MAX_US);
 }
 
 /*
@@ -95,24 +110,73 @@ static bool can_populate(CPUState *cpu, int as_id)
 {
     KVMPrefaultVCPU *v = kvm_prefault_vcpu(cpu);
 
-    return v->pass != kvm_prefault.pass || !(v->unable & (1u << as_id));
+    return v->attempt != kvm_prefault.attempt || !(v->unable & (1u << as_id));
 }
 
-/* Drop work of @as_id that no vCPU is able to do, so that the pass ends */
-static void drop_hopeless_work(int as_id, int ret)
+static bool has_work(int as_id)
 {
-    KVMPrefault *p = &kvm_prefault;
     KVMPrefaultChunk *chunk;
+
+    QTAILQ_FOREACH(chunk, &kvm_prefault.ranges.work, next) {
+        if (chunk->as_id == as_id) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool somebody_can(int as_id)
+{
     CPUState *cpu;
 
     CPU_FOREACH(cpu) {
         if (can_populate(cpu, as_id)) {
-            return;
+            return true;
         }
+    }
+    return false;
+}
+
+bool kvm_prefault_can_go_on(void)
+{
+    int as_id;
+
+    for (as_id = 0; as_id < kvm_prefault.nr_as; as_id++) {
+        if (has_work(as_id) && somebody_can(as_id)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What a vCPU is not able to do in its present state it may be able to later */
+static const char *why_not_now(int ret)
+{
+    switch (ret) {
+    case -EBUSY:
+        return "each runs a nested guest, or is in SMM";
+    case -EOPNOTSUPP:
+        return "each runs a nested guest, or KVM does not support it";
+    case -ETIMEDOUT:
+        return "KVM makes no progress";
+    default:
+        return NULL;
+    }
+}
+
+/* Keep, or drop, work of @as_id that no vCPU is able to do */
+static void nobody_can(int as_id, int ret)
+{
+    KVMPrefault *p = &kvm_prefault;
+    const char *why = why_not_now(ret);
+    KVMPrefaultChunk *chunk;
+
+    if (why && kvm_prefault_wait_for_vcpus()) {
+        return;
     }
     kvm_prefault_reason(p->pass_reasons,
                         "no vCPU can populate address space %d now: %s",
-                        as_id, strerror(-ret));
+                        as_id, why ? why : strerror(-ret));
     while ((chunk = kvm_prefault_ranges_take(&p->ranges, as_id,
                                              KVM_PREFAULT_CHUNK_SIZE))) {
         kvm_prefault_ranges_put(&p->ranges, chunk, 0, true);
@@ -124,12 +188,15 @@ static void mark_unable(CPUState *cpu, int as_id, int ret)
     KVMPrefaultVCPU *v = kvm_prefault_vcpu(cpu);
 
     trace_kvm_prefault_unable(cpu->cpu_index, as_id, ret);
-    if (v->pass != kvm_prefault.pass) {
-        v->pass = kvm_prefault.pass;
+    if (v->attempt != kvm_prefault.attempt) {
+        v->attempt = kvm_prefault.attempt;
         v->unable = 0;
     }
     v->unable |= 1u << as_id;
-    drop_hopeless_work(as_id, ret);
+    v->stalled_us = v->stalled_calls = 0;
+    if (!somebody_can(as_id)) {
+        nobody_can(as_id, ret);
+    }
     /* others may have waited for this vCPU because of 'prefault-threads' */
     kvm_prefault_kick_vcpus();
 }
@@ -145,8 +212,8 @@ static void chunk_failed(const KVMPrefaultChunk *chunk, uint64_t done, int ret)
     p->failed_as |= 1u << chunk->as_id;
     kvm_prefault_reason(p->pass_reasons,
                         "%s at 0x%" PRIx64 " in address space %d: %s",
-                        p->method == KVM_PREFAULT_METHOD_VCPU ?
-                        "touching memory" : "KVM_PRE_FAULT_MEMORY",
+                        kvm_prefault_borrows() ? "touching memory"
+                                               : "KVM_PRE_FAULT_MEMORY",
                         chunk->gpa + done, chunk->as_id, strerror(-ret));
 }
 
@@ -159,7 +226,7 @@ static bool finish_chunk(CPUState *cpu, KVMPrefaultChunk *chunk, int ret,
 {
     KVMPrefault *p = &kvm_prefault;
     int as_id = chunk->as_id;
-    bool unable = ret == -EOPNOTSUPP;
+    bool unable = ret == -EOPNOTSUPP || ret == -ETIMEDOUT;
     bool failed = ret < 0 && !is_retry(ret) && !unable;
 
     trace_kvm_prefault_chunk(cpu->cpu_index, as_id, chunk->gpa, chunk->size,
@@ -187,6 +254,43 @@ static uint64_t chunk_size(void)
            kvm_prefault.hold ? KVM_PREFAULT_CHUNK_SIZE : TURN_BYTES_RUNNING;
 }
 
+/* The next piece of work in which no host page is poisoned */
+static KVMPrefaultChunk *take_sound(int as_id, uint64_t max)
+{
+    KVMPrefaultRanges *r = &kvm_prefault.ranges;
+    KVMPrefaultChunk *chunk;
+    bool poisoned;
+
+    while ((chunk = kvm_prefault_ranges_take(r, as_id, max))) {
+        kvm_prefault_ranges_trim(r, chunk,
+                                 kvm_prefault_poison_piece(as_id, chunk->gpa,
+                                                           chunk->size,
+                                                           &poisoned));
+        if (!poisoned) {
+            break;
+        }
+        /* it stays missing; the host's pass has said why */
+        kvm_prefault_ranges_put(r, chunk, 0, true);
+    }
+    return chunk;
+}
+
+/* Whether KVM is not to be asked again before @cpu's root is a valid one */
+static bool wants_new_root(CPUState *cpu)
+{
+    KVMPrefaultVCPU *v = kvm_prefault_vcpu(cpu);
+
+    return !kvm_prefault_borrows() && v->renewed != kvm_prefault.attempt &&
+           (kvm_prefault.slot_zap == KVM_SLOT_ZAP_ALL ||
+            v->stalled_calls >= STALLED_ROOT_CALLS);
+}
+
+static void renew_root(CPUState *cpu)
+{
+    kvm_prefault_vcpu(cpu)->renewed = kvm_prefault.attempt;
+    kvm_arch_prefault_renew_root(cpu);
+}
+
 /* Work in @as_id until none is left, or for one bounded chunk */
 static bool work_in_as(CPUState *cpu, int as_id)
 {
@@ -204,7 +308,7 @@ static bool work_in_as(CPUState *cpu, int as_id)
         KVMPrefaultChunk *chunk;
         uint64_t done;
 
-        chunk = kvm_prefault_ranges_take(&p->ranges, as_id, chunk_size());
+        chunk = take_sound(as_id, chunk_size());
         if (!chunk) {
             break;
         }
@@ -213,22 +317,10 @@ static bool work_in_as(CPUState *cpu, int as_id)
         if (!finish_chunk(cpu, chunk, ret, done)) {
             break;
         }
-    } while (p->hold && p->state == KVM_PREFAULT_STATE_POPULATING &&
+    } while (p->hold && kvm_prefault_in_tables() && !wants_new_root(cpu) &&
              !kvm_prefault_pause_over() && !interrupted(cpu));
     kvm_prefault_method_leave(cpu, &session);
     return worked;
-}
-
-static bool has_work(int as_id)
-{
-    KVMPrefaultChunk *chunk;
-
-    QTAILQ_FOREACH(chunk, &kvm_prefault.ranges.work, next) {
-        if (chunk->as_id == as_id) {
-            return true;
-        }
-    }
-    return false;
 }
 
 /* Whether a vCPU may be borrowed: see kvm-prefault-pause.c */
@@ -236,32 +328,40 @@ static bool method_must_wait(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    return p->method == KVM_PREFAULT_METHOD_VCPU &&
-           (!p->hold || p->sessions >= p->threads ||
+    return kvm_prefault_borrows() &&
+           (!p->hold ||
+            p->sessions >= MIN(p->threads,
+                               kvm_arch_prefault_vcpu_threads_max()) ||
             !kvm_prefault_quiescent() || kvm_prefault_pause_over());
+}
+
+/*
+ * While a vCPU visits SMM nobody should send it an INIT: KVM loses one that
+ * comes between two ioctls.  So vCPUs that are held wait for all to have left
+ * the guest; beside a running guest the moment has to be short enough.
+ */
+static bool may_visit(int as_id)
+{
+    return as_id == 0 || !kvm_prefault.hold || kvm_prefault_quiescent();
 }
 
 /* One turn of work.  Returns false if there was nothing to do for @cpu. */
 static bool take_turn(CPUState *cpu)
 {
     KVMPrefault *p = &kvm_prefault;
-    KVMPrefaultVCPU *v = kvm_prefault_vcpu(cpu);
     bool worked = false;
     int as_id;
 
-    if (p->state != KVM_PREFAULT_STATE_POPULATING ||
-        p->host_stale || p->host_running || p->settling ||
+    if (!kvm_prefault_in_tables() ||
         qatomic_read(&p->inflight) >= p->threads || method_must_wait()) {
         return false;
     }
-    if (p->method == KVM_PREFAULT_METHOD_IOCTL &&
-        p->slot_zap == KVM_SLOT_ZAP_ALL && v->pass != p->pass) {
-        v->pass = p->pass;
-        v->unable = 0;
-        kvm_arch_prefault_renew_root(cpu);
+    if (wants_new_root(cpu)) {
+        renew_root(cpu);
     }
     for (as_id = 0; as_id < p->nr_as && !worked; as_id++) {
-        if (has_work(as_id) && can_populate(cpu, as_id)) {
+        if (has_work(as_id) && can_populate(cpu, as_id) &&
+            may_visit(as_id)) {
             worked = work_in_as(cpu, as_id);
         }
     }
@@ -271,7 +371,8 @@ static bool take_turn(CPUState *cpu)
     return worked;
 }
 
-bool kvm_prefault_vcpu_ready(CPUState *cpu)
+/* Do work, or wait until others have done it, unless something else is due */
+static void work_or_wait(CPUState *cpu)
 {
     KVMPrefault *p = &kvm_prefault;
 
@@ -288,14 +389,46 @@ bool kvm_prefault_vcpu_ready(CPUState *cpu)
             qemu_cond_wait_bql(cpu->halt_cond);
         }
     }
-    qatomic_set(&kvm_prefault_vcpu(cpu)->turn_asked, false);
-    if (p->nr_vcpus) {
-        kvm_prefault_vcpu(cpu)->in_guest = !p->hold;
+}
+
+/*
+ * Returns: whether @cpu may enter the guest.  Not if it has been asked to stop
+ * or has got other work meanwhile: the kick may have been taken by a KVM_RUN of
+ * the stub's, and nobody sends a second one.
+ */
+static bool wait_for_pass(CPUState *cpu)
+{
+    int64_t start = g_get_monotonic_time();
+    bool may_enter;
+
+    work_or_wait(cpu);
+    may_enter = !kvm_prefault.hold && !interrupted(cpu);
+    if (may_enter && g_get_monotonic_time() - start >= HELD_US) {
+        kvm_arch_prefault_was_held(cpu);
     }
-    if (!p->hold) {
+    return may_enter;
+}
+
+bool kvm_prefault_vcpu_ready(CPUState *cpu)
+{
+    KVMPrefault *p = &kvm_prefault;
+    KVMPrefaultVCPU *v = kvm_prefault_vcpu(cpu);
+    bool may_enter = true;
+
+    if (p->hold || p->state == KVM_PREFAULT_STATE_POPULATING) {
+        may_enter = wait_for_pass(cpu);
+    }
+    qatomic_set(&v->turn_asked, false);
+    if (may_enter && v->not_restored) {
+        vm_stop(RUN_STATE_INTERNAL_ERROR);
+        may_enter = false;
+    }
+    v->in_guest = may_enter;
+    if (may_enter) {
+        p->guest_has_run = true;
         kvm_prefault_arrival_entered();
     }
-    return !p->hold;
+    return may_enter;
 }
 
 bool kvm_prefault_vcpu_early(CPUState *cpu)
@@ -310,7 +443,7 @@ bool kvm_prefault_vcpu_early(CPUState *cpu)
     return !kvm_prefault_early();
 }
 
-void kvm_prefault_inline(CPUState *cpu)
+bool kvm_prefault_inline(CPUState *cpu)
 {
     KVMPrefault *p = &kvm_prefault;
     KVMPrefaultSession session;
@@ -327,8 +460,7 @@ void kvm_prefault_inline(CPUState *cpu)
             mark_unable(cpu, as_id, ret);
             continue;
         }
-        while ((chunk = kvm_prefault_ranges_take(&p->ranges, as_id,
-                                                 KVM_PREFAULT_CHUNK_SIZE))) {
+        while ((chunk = take_sound(as_id, KVM_PREFAULT_CHUNK_SIZE))) {
             ret = map_locked(cpu, &session, chunk, &done);
             if (!finish_chunk(cpu, chunk, ret, done)) {
                 break;
@@ -337,4 +469,5 @@ void kvm_prefault_inline(CPUState *cpu)
         kvm_prefault_method_leave(cpu, &session);
     }
     kvm_prefault_inline_done();
+    return kvm_prefault_ranges_idle(&p->ranges);
 }

@@ -24,6 +24,7 @@
 #include "kvm-prefault-discard.h"
 #include "kvm-prefault-host.h"
 #include "kvm-prefault-pause.h"
+#include "kvm-prefault-poison.h"
 #include "trace.h"
 
 /* While the guest runs, its vCPUs are asked for a turn this often */
@@ -31,6 +32,13 @@
 
 /* While it waits: progress events and the watchdog */
 #define HOLD_INTERVAL_MS 1000
+
+/*
+ * How long work is kept that no vCPU is able to do, because of a nested guest
+ * or the like, and how often they are asked meanwhile: half as often each time.
+ */
+#define BUSY_MAX_US (2 * G_USEC_PER_SEC)
+#define BUSY_FIRST_US (G_USEC_PER_SEC / 100)
 
 KVMPrefault kvm_prefault;
 
@@ -77,8 +85,7 @@ static bool may_refuse_start(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    return !p->first_pass_done && p->config.wait && p->hold && !p->pausing &&
-           (!p->incoming || runstate_check(RUN_STATE_INMIGRATE));
+    return !p->guest_has_run && p->config.wait && p->hold && !p->pausing;
 }
 
 /*
@@ -126,21 +133,73 @@ void kvm_prefault_lost(const char *reason)
     kvm_prefault_state_set(KVM_PREFAULT_STATE_PARTIAL);
 }
 
+static KvmPrefaultState state_after_pass(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (!p->tdp_on) {
+        /* 'pin-ram' alone, or all that was possible of what was asked for */
+        return p->config.mode == ON_OFF_AUTO_OFF ? KVM_PREFAULT_STATE_OFF
+                                                 : KVM_PREFAULT_STATE_FAILED;
+    }
+    return p->pass_reasons->len ? KVM_PREFAULT_STATE_PARTIAL
+                                : KVM_PREFAULT_STATE_READY;
+}
+
+/* Whether a pass over everything leaves each page writable */
+static bool ends_protection(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return p->lifts_protection || kvm_prefault_borrows();
+}
+
+/* What there was before dirty logging ended has been worked on since then */
+static void forget_protection(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+    uint64_t populated;
+
+    if (!p->write_protected || !p->tdp_on) {
+        return;
+    }
+    if (!ends_protection()) {
+        kvm_prefault_reason(p->pass_reasons,
+                            "pages that were write-protected for dirty "
+                            "logging fault once when they are written to: "
+                            "KVM_PRE_FAULT_MEMORY leaves them alone, and "
+                            "vCPUs cannot be made to touch them "
+                            "('%s=vcpu')", PROP_PREFAULT_METHOD);
+    } else if (kvm_prefault_ranges_count(&p->ranges,
+                                         &populated) == populated) {
+        p->write_protected = false;
+    }
+}
+
+static void add_poison(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+    unsigned others = p->pass_reasons->len;
+
+    if (p->tdp_on) {
+        kvm_prefault_poison_reasons(p->pass_reasons);
+    }
+    p->only_poison = !others && p->pass_reasons->len;
+}
+
 static void finish_pass(void)
 {
     KVMPrefault *p = &kvm_prefault;
-    KvmPrefaultState state = KVM_PREFAULT_STATE_READY;
 
+    forget_protection();
+    add_poison();
     refuse_incomplete_start();
     timer_del(p->timer);
     p->duration_us = g_get_monotonic_time() - p->requested_us;
     p->passes_done++;
     p->first_pass_done = true;
-    if (!p->tdp_on) {
-        state = KVM_PREFAULT_STATE_OFF;
-    } else if (p->pass_reasons->len) {
-        state = KVM_PREFAULT_STATE_PARTIAL;
-    }
+    p->busy = false;
+    p->busy_until_us = 0;
     if (p->pass_reasons->len) {
         warn_incomplete();
     }
@@ -152,7 +211,7 @@ static void finish_pass(void)
         p->have_ready_counts = kvm_prefault_counts(&p->ready_counts);
     }
     trace_kvm_prefault_pass_end(p->pass, p->duration_us);
-    kvm_prefault_state_set(state);
+    kvm_prefault_state_set(state_after_pass());
     kvm_prefault_watch_pass_end();
     p->background = false;
     kvm_prefault_release();
@@ -176,14 +235,17 @@ static void abandon_work(void)
 /*
  * With KVM_MEM_ALWAYS_WRITABLE the pass over the second-level tables allocates
  * host pages itself, for writing and under the NUMA policy of the mapping.
- * Not if they are pinned, which may move them and so has to come first.
+ * Not if they are pinned, which may move them and so has to come first.  Nor
+ * once the guest has run: a page may have got a memory error since, and is to
+ * be found by MADV_POPULATE_WRITE, not by a vCPU.
  */
 static bool is_one_pass(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
     return p->tdp_on && p->always_writable &&
-           p->pin != KVM_PIN_RAM_LONGTERM && !kvm_prefault_host_placed();
+           p->pin != KVM_PIN_RAM_LONGTERM &&
+           !(p->guest_has_run && p->host_all) && !kvm_prefault_host_placed();
 }
 
 /* Returns false if there is nothing to be done to host pages now */
@@ -196,12 +258,92 @@ static bool start_host_step(void)
 
     p->host_stale = false;
     if (!populate && !lock) {
+        /* or the next DIMM would have all RAM locked again */
+        p->host_all = p->lock_stale;
         return false;
     }
     p->lock_stale &= !lock;
     p->host_running = true;
+    if (p->pausing) {
+        /* a pause is for the tables */
+        kvm_prefault_hold_end();
+    }
     kvm_prefault_host_start(populate, lock);
     return true;
+}
+
+bool kvm_prefault_in_tables(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return p->state == KVM_PREFAULT_STATE_POPULATING && !p->settling &&
+           !p->host_stale && !p->host_running;
+}
+
+bool kvm_prefault_borrows(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return p->method == KVM_PREFAULT_METHOD_VCPU ||
+           (p->write_protected && !p->lifts_protection && p->can_borrow);
+}
+
+bool kvm_prefault_wait_for_vcpus(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+    int64_t now = g_get_monotonic_time();
+
+    if (!p->guest_has_run) {
+        return false;
+    }
+    if (!p->busy_until_us) {
+        p->busy_until_us = now + BUSY_MAX_US;
+    }
+    if (now >= p->busy_until_us) {
+        p->retry = true;
+        return false;
+    }
+    if (!p->busy) {
+        p->busy = true;
+        /* twice as long after the first one as since then */
+        p->busy_next_us = now + MAX(BUSY_FIRST_US, BUSY_MAX_US -
+                                    (p->busy_until_us - now));
+    }
+    kvm_prefault_hold_end();
+    return true;
+}
+
+/*
+ * Returns false if there is only what no vCPU was able to do, and it is too
+ * early to ask them again.
+ */
+static bool ask_busy_again(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (p->busy && g_get_monotonic_time() < p->busy_next_us) {
+        return kvm_prefault_can_go_on();
+    }
+    if (p->busy) {
+        p->busy = false;
+        p->attempt++;
+    }
+    return true;
+}
+
+static void have_vcpus_work(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    if (!ask_busy_again()) {
+        return;
+    }
+    if (p->hold && !p->pausing) {
+        kvm_prefault_kick_vcpus();
+    } else if (!p->pausing) {
+        /* a pause has kicked them when it began */
+        kvm_prefault_ask_for_turns();
+    }
 }
 
 void kvm_prefault_advance(void)
@@ -219,12 +361,7 @@ void kvm_prefault_advance(void)
         finish_pass();
         return;
     }
-    if (p->hold && !p->pausing) {
-        kvm_prefault_kick_vcpus();
-    } else if (!p->pausing) {
-        /* a pause has kicked them when it began */
-        kvm_prefault_ask_for_turns();
-    }
+    have_vcpus_work();
     timer_mod(p->timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
                         (p->hold && !p->pausing ? HOLD_INTERVAL_MS
                                                 : TURN_INTERVAL_MS));
@@ -282,7 +419,24 @@ void kvm_prefault_inline_done(void)
     }
 }
 
-void kvm_prefault_host_done(Error *err)
+/*
+ * Without host pages KVM would map the zero page, and each first write would
+ * fault twice: worse than not populating at all.
+ */
+static void abandon_without_pages(const GPtrArray *failed)
+{
+    unsigned i;
+
+    if (!failed->len) {
+        abandon_work();
+    }
+    for (i = 0; i < failed->len; i++) {
+        kvm_prefault_ranges_drop(&kvm_prefault.ranges,
+                                 g_ptr_array_index(failed, i));
+    }
+}
+
+void kvm_prefault_host_done(Error *err, const GPtrArray *failed)
 {
     KVMPrefault *p = &kvm_prefault;
 
@@ -290,12 +444,8 @@ void kvm_prefault_host_done(Error *err)
     if (err) {
         kvm_prefault_reason(p->pass_reasons, "%s", error_get_pretty(err));
         error_free(err);
-        /*
-         * Without host pages KVM would map the zero page, and each first
-         * write would fault twice: worse than not populating at all.
-         */
         if (!p->host_stale) {
-            abandon_work();
+            abandon_without_pages(failed);
         }
     }
     kvm_prefault_advance();

@@ -24,6 +24,7 @@
 #define PROP_PREFAULT_METHOD   "prefault-method"
 #define PROP_PREFAULT_THREADS  "prefault-threads"
 #define PROP_PREFAULT_WAIT     "prefault-wait"
+#define PROP_PREFAULT_MAX_HOLD "prefault-max-hold"
 #define PROP_PIN_RAM           "pin-ram"
 #define PROP_SLOT_ZAP          "slot-zap"
 #define PROP_ALWAYS_WRITABLE   "always-writable"
@@ -55,6 +56,7 @@ typedef struct KVMPrefaultConfig {
     KvmPrefaultMethod method;   /* "none": automatic */
     uint32_t threads;
     bool wait;
+    uint32_t max_hold_ms;       /* 0: no limit */
     KvmPinRam pin;
     bool pin_set;
     KvmSlotZap slot_zap;
@@ -67,10 +69,12 @@ typedef struct KVMPrefaultConfig {
 
 /* What a vCPU does for us, indexed by cpu_index */
 typedef struct KVMPrefaultVCPU {
-    /* the pass for which @unable is valid */
-    uint64_t pass;
+    /* the attempt for which @unable is valid */
+    uint64_t attempt;
     /* bit n: cannot populate address space n */
     unsigned unable;
+    /* the attempt in which it has got a valid root from us */
+    uint64_t renewed;
     /* start of the ioctl in progress in microseconds, 0 if none */
     int64_t ioctl_start_us;
     /* ioctls that were interrupted and mapped nothing: time spent, number */
@@ -84,6 +88,8 @@ typedef struct KVMPrefaultVCPU {
     bool early_queued;
     /* may execute the guest's instructions at any time */
     bool in_guest;
+    /* KVM has not taken its state back, so it must not run before a reset */
+    bool not_restored;
     /* as last read: KVM's are out of reach once the vCPU is unplugged */
     KVMPrefaultCounts counts;
 } KVMPrefaultVCPU;
@@ -103,6 +109,8 @@ typedef struct KVMPrefault {
     bool has_slot_zap;
     bool has_always_writable;
     bool has_nx_huge_pages;
+    bool lifts_protection;      /* the ioctl makes present pages writable */
+    bool can_borrow;            /* vCPUs can be made to touch memory */
     KvmMtrrZapSupport mtrr_zap_support;
     bool has_stats;
     unsigned nr_as;
@@ -122,10 +130,14 @@ typedef struct KVMPrefault {
 
     KvmPrefaultState state;
     bool machine_ready;         /* slots exist, the first reset is next */
+    bool guest_suspended;       /* to RAM, by itself */
     bool first_pass_done;
     bool incoming;              /* the guest comes from another host */
+    bool guest_has_run;         /* here or elsewhere: it is worth keeping */
+    bool write_protected;       /* pages may be, since dirty logging was on */
     bool hold;                  /* vCPUs wait for the pass */
     bool pausing;               /* ... but for a part of it only */
+    bool hold_unbounded;        /* ... for its first instruction, however long */
     bool settling;              /* the pass waits for slots to settle */
     bool background;            /* the pass repairs what was lost, slowly */
     int64_t turn_us;            /* longest turn since turns were asked for */
@@ -139,6 +151,12 @@ typedef struct KVMPrefault {
     bool split;                 /* ... but huge ones put together before */
     bool host_running;          /* one of the two is being done */
     uint64_t pass;
+    uint64_t attempt;           /* vCPUs that were unable are asked again */
+    bool busy;                  /* no vCPU is able to do some work now */
+    bool retry;                 /* ... and it has been dropped because of that */
+    int64_t busy_until_us;      /* when to drop it, 0 if none has been unable */
+    int64_t busy_next_us;       /* when to ask again */
+    bool only_poison;           /* makes the state partial, nothing else does */
     uint64_t passes_done;
     int64_t requested_us;
     int64_t duration_us;
@@ -183,10 +201,37 @@ void kvm_prefault_state_set(KvmPrefaultState state);
 void kvm_prefault_lost(const char *reason);
 
 /**
+ * kvm_prefault_in_tables: whether vCPUs may fill second-level tables
+ *
+ * Not before the host pages are there: KVM would map the zero page.
+ */
+bool kvm_prefault_in_tables(void);
+
+/**
+ * kvm_prefault_borrows: whether vCPUs are borrowed, to touch memory
+ *
+ * With method vcpu, and after dirty logging where KVM_PRE_FAULT_MEMORY leaves
+ * pages that are present write-protected (Linux 6.13 and later).
+ */
+bool kvm_prefault_borrows(void);
+
+/**
+ * kvm_prefault_wait_for_vcpus: no vCPU is able to go on in its present state
+ *
+ * Work that nobody can do now is kept for a while, and the guest runs, because
+ * only that changes a vCPU's state.
+ *
+ * Context: any thread with the BQL held.
+ * Returns: false if it is not worth to wait (any longer).
+ */
+bool kvm_prefault_wait_for_vcpus(void);
+
+/**
  * kvm_prefault_host_done: the host pages of all backends are populated
  * @err: NULL, or why not; freed
+ * @failed: names of the backends with which it failed; none if it did with all
  */
-void kvm_prefault_host_done(Error *err);
+void kvm_prefault_host_done(Error *err, const GPtrArray *failed);
 
 /**
  * kvm_prefault_advance: do the next step of the pass
@@ -244,6 +289,14 @@ void kvm_prefault_request(KVMPrefaultCause cause);
 void kvm_prefault_request_devices(void);
 
 /**
+ * kvm_prefault_request_rest: ask for a pass over ranges that are incomplete
+ *
+ * What no vCPU was able to do may be possible by now.  Done beside the running
+ * guest.  Context: state "partial".
+ */
+void kvm_prefault_request_rest(void);
+
+/**
  * kvm_prefault_suspend: do not touch the tables
  */
 void kvm_prefault_suspend(KVMPrefaultSuspend why);
@@ -295,6 +348,13 @@ void kvm_prefault_drain(void);
  */
 void kvm_prefault_watchdog(void);
 
+/**
+ * kvm_prefault_interrupt: get all vCPU threads out of ioctls of ours
+ *
+ * Unlike a kick it is not lost on a vCPU that has been kicked already.
+ */
+void kvm_prefault_interrupt(void);
+
 /* kvm-prefault-worker.c */
 
 /**
@@ -306,9 +366,16 @@ void kvm_prefault_watchdog(void);
 bool kvm_prefault_vcpu_early(CPUState *cpu);
 
 /**
- * kvm_prefault_inline: do all work now, on the calling vCPU's thread
+ * kvm_prefault_can_go_on: whether some vCPU is able to do some of the work
  */
-void kvm_prefault_inline(CPUState *cpu);
+bool kvm_prefault_can_go_on(void);
+
+/**
+ * kvm_prefault_inline: do all work now, on the calling vCPU's thread
+ *
+ * Returns: false if some is left, which others have to do, or this vCPU later.
+ */
+bool kvm_prefault_inline(CPUState *cpu);
 
 /* kvm-prefault-giveback.c */
 
@@ -334,6 +401,21 @@ void kvm_prefault_vcpu_lost(CPUState *cpu, int ret);
  * kvm_prefault_is_ram: whether @mr is writable RAM of a memory backend
  */
 bool kvm_prefault_is_ram(MemoryRegion *mr);
+
+/**
+ * kvm_prefault_populate_devices: populate device RAM that came meanwhile
+ *
+ * A background snapshot has ended, during which that had to wait.
+ * Context: BQL held.
+ */
+void kvm_prefault_populate_devices(void);
+
+/**
+ * kvm_prefault_renew_slots: have KVM's slots made anew, with other flags
+ *
+ * Context: BQL held, no vCPU has run.
+ */
+void kvm_prefault_renew_slots(void);
 
 /* kvm-prefault-watch.c */
 

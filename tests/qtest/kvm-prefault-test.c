@@ -102,6 +102,10 @@ static void test_unknown_values(void)
                    "'mtrr-zap' cannot be 'slot'", "auto, full, range, none");
     ASSERT_REFUSED("-M none -accel kvm,prefault-threads=-1",
                    "'prefault-threads' must be a number");
+    ASSERT_REFUSED("-M none -accel kvm,prefault-max-hold=long",
+                   "'prefault-max-hold' must be a number of milliseconds");
+    ASSERT_REFUSED("-M none -accel kvm,prefault-max-hold=3600001",
+                   "'prefault-max-hold' must be", "3600000", "no limit");
 }
 
 static void test_threads_out_of_range(void)

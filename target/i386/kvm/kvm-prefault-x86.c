@@ -206,6 +206,12 @@ void kvm_arch_prefault_leave_as(CPUState *cpu, KVMPrefaultVCPUMode *mode)
     }
 }
 
+/* A guest that does not use KVM's clock gets -EINVAL, which is no loss */
+void kvm_arch_prefault_was_held(CPUState *cpu)
+{
+    kvm_vcpu_ioctl(cpu, KVM_KVMCLOCK_CTRL, 0);
+}
+
 /*
  * Entering and leaving SMM resets the MMU context (kvm_smm_changed), so that
  * the next load of the root finds a valid one.

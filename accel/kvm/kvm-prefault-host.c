@@ -7,7 +7,6 @@
  */
 
 #include "qemu/osdep.h"
-#include <sched.h>
 #include <sys/mman.h>
 #include "qemu/main-loop.h"
 #include "qemu/rcu.h"
@@ -22,6 +21,7 @@
 #include "kvm-prefault-host.h"
 #include "kvm-prefault-hostpass.h"
 #include "kvm-prefault-pin.h"
+#include "kvm-prefault-poison.h"
 #include "kvm-prefault-populate.h"
 #include "trace.h"
 
@@ -113,6 +113,7 @@ void kvm_prefault_host_forget(MemoryRegion *mr, uint64_t offset,
         });
     }
     kvm_prefault_blocks_forget(&block);
+    kvm_prefault_poison_forget(block.host, block.size);
     if (block.unit) {
         kvm_prefault_unpin_part(mr, offset, size);
     }
@@ -165,22 +166,8 @@ static void host_done_bh(void *opaque)
     }
 }
 
-/*
- * The BH that starts it may run in a vCPU's thread (a nested event loop), whose
- * CPU this work would then share.
- */
-static void use_main_threads_cpus(void)
-{
-    cpu_set_t set;
-
-    if (sched_getaffinity(getpid(), sizeof(set), &set) == 0) {
-        sched_setaffinity(0, sizeof(set), &set);
-    }
-}
-
 static void *host_thread_fn(void *opaque)
 {
-    use_main_threads_cpus();
     /* memory regions are looked at under RCU */
     rcu_register_thread();
     kvm_prefault_host_pass_run(opaque);

@@ -33,13 +33,26 @@
 /* Per thread and step: small enough to be cancelled, or waited for */
 #define STEP_BYTES_PER_THREAD (64 * MiB)
 
+/* mlock() gives up at a page that has a memory error, with ENOMEM */
+static int lock_sound(char *addr, uint64_t size)
+{
+    char *end = addr + size;
+    bool poisoned;
+
+    for (; addr < end; addr += size) {
+        size = kvm_prefault_poison_host_piece(addr, end - addr, &poisoned);
+        if (!poisoned && mlock(addr, size) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 static bool lock_step(const KVMPrefaultHostPass *pass,
                       const KVMPrefaultBlock *block, char *addr,
                       uint64_t size, Error **errp)
 {
-    /* what is there is locked, whatever mlock() says of a poisoned page */
-    if (!kvm_prefault_block_is_hugetlb(block) && mlock(addr, size) < 0 &&
-        errno != EHWPOISON) {
+    if (!kvm_prefault_block_is_hugetlb(block) && lock_sound(addr, size) < 0) {
         error_setg_errno(errp, errno, "'%s=%s': locking 0x%" PRIx64
                          " bytes of memory backend '%s' failed (see ulimit "
                          "-l, LimitMEMLOCK=, <memtune><hard_limit>)",
@@ -84,6 +97,8 @@ static bool populate_step(const KVMPrefaultHostPass *pass,
         .opaque = &sound,
     };
 
+    /* those that are still so are found again */
+    kvm_prefault_poison_forget(addr, size);
     if (!kvm_prefault_populate(&memory, errp)) {
         error_prepend(errp, "populating memory backend '%s': ", sound.name);
         return false;

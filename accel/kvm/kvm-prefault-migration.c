@@ -74,8 +74,8 @@ void kvm_prefault_queue_early(CPUState *cpu)
 
 void kvm_prefault_expect_arrival(void)
 {
-    arrival.expected = kvm_prefault.tdp_on;
-    arrival.migrates = arrival.expected &&
+    arrival.expected = true;
+    arrival.migrates = kvm_prefault.tdp_on &&
                        runstate_check(RUN_STATE_INMIGRATE);
 }
 
@@ -126,7 +126,7 @@ static void guest_arrives(void)
     p->hold_unbounded &= !p->guest_has_run;
     arrival.early_bytes = populated_bytes();
     arrival.waited = p->hold;
-    arrival.pending = true;
+    arrival.pending = p->tdp_on;
     arrival.downtime_us = g_get_monotonic_time() - arrival.start_us;
 }
 
@@ -175,6 +175,7 @@ static void vm_state_changed(void *opaque, bool running, RunState state)
     /* it may have been suspended where it comes from */
     p->guest_suspended |= state == RUN_STATE_SUSPENDED;
     if (!running) {
+        kvm_prefault_hold_pauses();
         return;
     }
     if (arrival.expected) {

@@ -57,13 +57,14 @@ void kvm_prefault_hold_counts(void)
     KVMPrefault *p = &kvm_prefault;
     int64_t limit_ms = p->config.max_hold_ms;
 
-    if (!p->hold || !p->guest_has_run || !runstate_is_running()) {
+    if (!p->hold || !p->guest_has_run || p->hold_unbounded ||
+        !runstate_is_running()) {
         return;
     }
     if (!p->hold_start_us) {
         p->hold_start_us = g_get_monotonic_time();
     }
-    if (limit_ms && !p->hold_unbounded && !timer_pending(hold_timer)) {
+    if (limit_ms && !timer_pending(hold_timer)) {
         timer_mod(hold_timer, qemu_clock_get_ms(QEMU_CLOCK_REALTIME) +
                               limit_ms);
     }
@@ -82,8 +83,8 @@ void kvm_prefault_hold(void)
 
 void kvm_prefault_hold_before_start(void)
 {
+    kvm_prefault_hold_pauses();
     kvm_prefault.hold_unbounded = true;
-    timer_del(hold_timer);
     kvm_prefault_hold();
 }
 
@@ -91,18 +92,11 @@ void kvm_prefault_hold_end(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    if (!p->hold) {
-        return;
-    }
-    if (!p->sessions) {
+    if (p->hold) {
         kvm_prefault_release();
-    } else {
-        /* borrowed vCPUs get their state back first */
-        p->pausing = true;
-        work_until_us = g_get_monotonic_time();
+        kvm_prefault_interrupt();
+        kvm_prefault_work_done();
     }
-    kvm_prefault_interrupt();
-    kvm_prefault_work_done();
 }
 
 static void hold_is_over(void *opaque)
@@ -123,16 +117,28 @@ static void count_pause(void)
     trace_kvm_prefault_pause(us);
 }
 
+void kvm_prefault_hold_pauses(void)
+{
+    timer_del(hold_timer);
+    if (kvm_prefault.hold_start_us) {
+        count_pause();
+    }
+}
+
 void kvm_prefault_release(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    if (p->hold_start_us) {
-        count_pause();
+    if (p->sessions) {
+        /* borrowed vCPUs get their state back first; the last one releases */
+        p->pausing = true;
+        work_until_us = g_get_monotonic_time();
+        kvm_prefault_kick_vcpus();
+        return;
     }
+    kvm_prefault_hold_pauses();
     p->hold = p->pausing = p->hold_unbounded = false;
     work_until_us = 0;
-    timer_del(hold_timer);
     kvm_prefault_kick_vcpus();
 }
 

@@ -36,12 +36,21 @@ void kvm_prefault_hold_before_start(void);
 void kvm_prefault_hold_counts(void);
 
 /**
+ * kvm_prefault_hold_pauses: a guest that is held misses no time from now on
+ *
+ * It has been stopped, or starts anew.
+ */
+void kvm_prefault_hold_pauses(void);
+
+/**
  * kvm_prefault_hold_end: let go of the guest, the pass goes on beside it
  */
 void kvm_prefault_hold_end(void);
 
 /**
  * kvm_prefault_release: let waiting vCPUs enter the guest
+ *
+ * As soon as no vCPU is borrowed any more.
  */
 void kvm_prefault_release(void);
 

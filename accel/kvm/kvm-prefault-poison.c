@@ -65,15 +65,20 @@ void kvm_prefault_poison_add(char *host, uint64_t size, const char *name)
     g_array_append_val(pages, page);
 }
 
-void kvm_prefault_poison_forget(void)
+void kvm_prefault_poison_forget(char *host, uint64_t size)
 {
+    uint64_t start = (uintptr_t)host;
     unsigned i;
 
     QEMU_LOCK_GUARD(&lock);
-    for (i = 0; pages && i < pages->len; i++) {
-        g_free(g_array_index(pages, PoisonedPage, i).name);
+    for (i = pages ? pages->len : 0; i-- > 0; ) {
+        PoisonedPage *page = &g_array_index(pages, PoisonedPage, i);
+
+        if (page->hole.start >= start && page->hole.start - start < size) {
+            g_free(page->name);
+            g_array_remove_index_fast(pages, i);
+        }
     }
-    g_clear_pointer(&pages, g_array_unref);
 }
 
 /* Where QEMU has the memory at @gpa, 0 if it has none there */
@@ -108,6 +113,14 @@ static uint64_t piece(uint64_t host, uint64_t size, bool *poisoned)
     return size;
 }
 
+uint64_t kvm_prefault_poison_host_piece(char *host, uint64_t size,
+                                        bool *poisoned)
+{
+    *poisoned = false;
+    QEMU_LOCK_GUARD(&lock);
+    return pages ? piece((uintptr_t)host, size, poisoned) : size;
+}
+
 uint64_t kvm_prefault_poison_piece(int as_id, uint64_t gpa, uint64_t size,
                                    bool *poisoned)
 {
@@ -115,7 +128,7 @@ uint64_t kvm_prefault_poison_piece(int as_id, uint64_t gpa, uint64_t size,
 
     *poisoned = false;
     QEMU_LOCK_GUARD(&lock);
-    if (!pages) {
+    if (!pages || !pages->len) {
         return size;
     }
     host = host_address(as_id, gpa);

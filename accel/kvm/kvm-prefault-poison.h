@@ -20,11 +20,23 @@
 void kvm_prefault_poison_add(char *host, uint64_t size, const char *name);
 
 /**
- * kvm_prefault_poison_forget: forget all of them, QEMU has put others in place
+ * kvm_prefault_poison_forget: forget those in [@host, @host + @size)
  *
- * It does so at reset (qemu_ram_remap()).  Context: BQL held.
+ * The memory goes, or is about to be looked at again.  At reset QEMU puts other
+ * pages in place (qemu_ram_remap()).
+ *
+ * Context: any thread.
  */
-void kvm_prefault_poison_forget(void);
+void kvm_prefault_poison_forget(char *host, uint64_t size);
+
+/**
+ * kvm_prefault_poison_host_piece: as kvm_prefault_poison_piece(), by an address
+ * in QEMU
+ *
+ * Context: any thread.
+ */
+uint64_t kvm_prefault_poison_host_piece(char *host, uint64_t size,
+                                        bool *poisoned);
 
 /**
  * kvm_prefault_poison_piece: memory that is all poisoned, or all sound

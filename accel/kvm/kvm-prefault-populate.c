@@ -11,6 +11,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sched.h>
 #include <sys/mman.h>
 #include "qemu/madvise.h"
 #include "qemu/units.h"
@@ -67,20 +68,37 @@ static void *work_fn(void *opaque)
     return NULL;
 }
 
+/*
+ * The caller may be a vCPU's thread (a guest that ejects a DIMM, a nested event
+ * loop), whose CPU the work would then share.
+ */
+static void use_main_threads_cpus(pthread_attr_t *attr)
+{
+    cpu_set_t set;
+
+    if (sched_getaffinity(getpid(), sizeof(set), &set) == 0) {
+        pthread_attr_setaffinity_np(attr, sizeof(set), &set);
+    }
+}
+
 int kvm_prefault_thread_create(pthread_t *thread, const char *name,
                                void *(*fn)(void *), void *opaque)
 {
     sigset_t set, oldset;
+    pthread_attr_t attr;
     int ret;
 
+    pthread_attr_init(&attr);
+    use_main_threads_cpus(&attr);
     /* leave signals to the main loop, as qemu_thread_create() does */
     sigfillset(&set);
     sigdelset(&set, SIGSEGV);
     sigdelset(&set, SIGFPE);
     sigdelset(&set, SIGILL);
     pthread_sigmask(SIG_SETMASK, &set, &oldset);
-    ret = pthread_create(thread, NULL, fn, opaque);
+    ret = pthread_create(thread, &attr, fn, opaque);
     pthread_sigmask(SIG_SETMASK, &oldset, NULL);
+    pthread_attr_destroy(&attr);
     if (ret == 0) {
         pthread_setname_np(*thread, name);
     }

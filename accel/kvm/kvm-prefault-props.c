@@ -227,6 +227,20 @@ static void add_choice(ObjectClass *oc, const char *name,
     object_class_property_set_description(oc, name, description);
 }
 
+static void add_numbers(ObjectClass *oc)
+{
+    object_class_property_add(oc, PROP_PREFAULT_MAX_HOLD, "uint32",
+                              get_max_hold, set_max_hold, NULL, NULL);
+    object_class_property_set_description(oc, PROP_PREFAULT_MAX_HOLD,
+        "Longest time in milliseconds that a guest that has run is held for "
+        "a pass (default: 100; 0: no limit)");
+    object_class_property_add(oc, PROP_PREFAULT_THREADS, "uint32",
+                              get_threads, set_threads, NULL, NULL);
+    object_class_property_set_description(oc, PROP_PREFAULT_THREADS,
+        "Threads that populate at a time (default: 0, one per vCPU, at most "
+        "the host CPUs available)");
+}
+
 void kvm_prefault_class_init(ObjectClass *oc)
 {
     kvm_prefault.config = (KVMPrefaultConfig) {
@@ -261,15 +275,5 @@ void kvm_prefault_class_init(ObjectClass *oc)
     add_choice(oc, PROP_MTRR_ZAP, get_mtrr_zap, set_mtrr_zap,
                "What guest MTRRs unmap: full, range, none, auto "
                "(default: full; auto with prefault)");
-
-    object_class_property_add(oc, PROP_PREFAULT_MAX_HOLD, "uint32",
-                              get_max_hold, set_max_hold, NULL, NULL);
-    object_class_property_set_description(oc, PROP_PREFAULT_MAX_HOLD,
-        "Longest time in milliseconds that a guest that has run is held for "
-        "a pass (default: 100; 0: no limit)");
-    object_class_property_add(oc, PROP_PREFAULT_THREADS, "uint32",
-                              get_threads, set_threads, NULL, NULL);
-    object_class_property_set_description(oc, PROP_PREFAULT_THREADS,
-        "Threads that populate at a time (default: 0, one per vCPU, at most "
-        "the host CPUs available)");
+    add_numbers(oc);
 }

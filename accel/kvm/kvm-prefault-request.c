@@ -62,7 +62,11 @@ static void begin_pass(KVMPrefaultCause cause)
     if (p->state != KVM_PREFAULT_STATE_POPULATING) {
         p->requested_us = g_get_monotonic_time();
         p->busy_until_us = 0;
-        p->busy = p->retry = false;
+        p->busy = false;
+    }
+    if (cause != KVM_PREFAULT_CAUSE_SLOTS) {
+        /* everything is done again */
+        p->retry = false;
     }
     if (cause != KVM_PREFAULT_CAUSE_SLOTS ||
         (p->state != KVM_PREFAULT_STATE_POPULATING &&
@@ -72,7 +76,7 @@ static void begin_pass(KVMPrefaultCause cause)
         p->failed_as = 0;
     }
     p->pass++;
-    p->attempt++;
+    kvm_prefault_next_attempt();
     trace_kvm_prefault_request(p->pass, cause);
 }
 
@@ -94,6 +98,9 @@ void kvm_prefault_request_rest(void)
 
     begin_pass(KVM_PREFAULT_CAUSE_LOST);
     p->background = true;
+    /* their host pages may be what was missing */
+    p->host_stale = p->host_all = true;
+    p->lock_stale = p->pin != KVM_PIN_RAM_OFF;
     kvm_prefault_ranges_invalidate_incomplete(&p->ranges);
     kvm_prefault_state_set(KVM_PREFAULT_STATE_POPULATING);
     kvm_prefault_work_done();
@@ -188,7 +195,7 @@ void kvm_prefault_reset(void)
     for (i = 0; i < p->nr_vcpus; i++) {
         p->vcpus[i].not_restored = false;
     }
-    kvm_prefault_poison_forget();
+    kvm_prefault_poison_forget(NULL, UINT64_MAX);
     kvm_prefault_host_resume();
     if (!p->causes[KVM_PREFAULT_CAUSE_START]) {
         cause = KVM_PREFAULT_CAUSE_START;

@@ -239,10 +239,10 @@ static void watch_tick(void *opaque)
     if (runstate_is_running() && !p->suspended) {
         if (is_kept()) {
             look(now);
-        } else if (watch.lost && p->state == KVM_PREFAULT_STATE_PARTIAL) {
-            repair(now);
         } else if (p->retry && p->state == KVM_PREFAULT_STATE_PARTIAL) {
             try_rest(now);
+        } else if (watch.lost && p->state == KVM_PREFAULT_STATE_PARTIAL) {
+            repair(now);
         }
     }
     timer_mod(watch.timer, now + (now < watch.mtrr_until_ms ? MTRR_LOOK_MS
@@ -295,7 +295,9 @@ static void pause_after(int64_t duration_ms)
     watch.pause_ms = MIN(MAX(2 * watch.pause_ms, PAUSE_MIN_MS), PAUSE_MAX_MS);
     watch.pause_ms = MAX(watch.pause_ms, PAUSE_PER_PASS * duration_ms);
     watch.allowed_ms = watch.ended_ms + watch.pause_ms;
-    watch.lost = kvm_prefault.state == KVM_PREFAULT_STATE_PARTIAL;
+    /* a page that is poisoned, or that nobody can map now, is no loss */
+    watch.lost = kvm_prefault.state == KVM_PREFAULT_STATE_PARTIAL &&
+                 !kvm_prefault.only_poison && !kvm_prefault.retry;
 }
 
 void kvm_prefault_watch_pass_end(void)

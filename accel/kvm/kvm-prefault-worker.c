@@ -171,7 +171,7 @@ static void nobody_can(int as_id, int ret)
     const char *why = why_not_now(ret);
     KVMPrefaultChunk *chunk;
 
-    if (why && kvm_prefault_wait_for_vcpus()) {
+    if ((p->not_now_as & (1u << as_id)) && kvm_prefault_wait_for_vcpus()) {
         return;
     }
     kvm_prefault_reason(p->pass_reasons,
@@ -194,6 +194,9 @@ static void mark_unable(CPUState *cpu, int as_id, int ret)
     }
     v->unable |= 1u << as_id;
     v->stalled_us = v->stalled_calls = 0;
+    if (why_not_now(ret)) {
+        kvm_prefault.not_now_as |= 1u << as_id;
+    }
     if (!somebody_can(as_id)) {
         nobody_can(as_id, ret);
     }
@@ -365,7 +368,8 @@ static bool take_turn(CPUState *cpu)
             worked = work_in_as(cpu, as_id);
         }
     }
-    if (worked && kvm_prefault_ranges_idle(&p->ranges)) {
+    /* also if all that was left was poisoned */
+    if (kvm_prefault_ranges_idle(&p->ranges)) {
         kvm_prefault_work_done();
     }
     return worked;

@@ -81,11 +81,19 @@ void kvm_prefault_state_set(KvmPrefaultState state)
  * Nothing is lost if QEMU ends now: the guest waits for its first instruction,
  * or runs on at the source of a migration that has not ended yet.
  */
+static bool guest_is_replaceable(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return !p->guest_has_run &&
+           (!p->incoming || runstate_check(RUN_STATE_INMIGRATE));
+}
+
 static bool may_refuse_start(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    return !p->guest_has_run && p->config.wait && p->hold && !p->pausing;
+    return guest_is_replaceable() && p->config.wait && p->hold && !p->pausing;
 }
 
 /*
@@ -154,11 +162,13 @@ static bool ends_protection(void)
     return p->lifts_protection || kvm_prefault_borrows();
 }
 
-/* What there was before dirty logging ended has been worked on since then */
+/*
+ * Since dirty logging has ended everything has been worked on; what could not
+ * be done then has a reason, which stays until it is done again.
+ */
 static void forget_protection(void)
 {
     KVMPrefault *p = &kvm_prefault;
-    uint64_t populated;
 
     if (!p->write_protected || !p->tdp_on) {
         return;
@@ -170,8 +180,7 @@ static void forget_protection(void)
                             "KVM_PRE_FAULT_MEMORY leaves them alone, and "
                             "vCPUs cannot be made to touch them "
                             "('%s=vcpu')", PROP_PREFAULT_METHOD);
-    } else if (kvm_prefault_ranges_count(&p->ranges,
-                                         &populated) == populated) {
+    } else if (!p->pass_reasons->len) {
         p->write_protected = false;
     }
 }
@@ -293,7 +302,7 @@ bool kvm_prefault_wait_for_vcpus(void)
     KVMPrefault *p = &kvm_prefault;
     int64_t now = g_get_monotonic_time();
 
-    if (!p->guest_has_run) {
+    if (guest_is_replaceable()) {
         return false;
     }
     if (!p->busy_until_us) {
@@ -326,9 +335,15 @@ static bool ask_busy_again(void)
     }
     if (p->busy) {
         p->busy = false;
-        p->attempt++;
+        kvm_prefault_next_attempt();
     }
     return true;
+}
+
+void kvm_prefault_next_attempt(void)
+{
+    kvm_prefault.attempt++;
+    kvm_prefault.not_now_as = 0;
 }
 
 static void have_vcpus_work(void)
@@ -444,7 +459,8 @@ void kvm_prefault_host_done(Error *err, const GPtrArray *failed)
     if (err) {
         kvm_prefault_reason(p->pass_reasons, "%s", error_get_pretty(err));
         error_free(err);
-        if (!p->host_stale) {
+        /* unless all of them are going to be populated again */
+        if (!(p->host_stale && p->host_all)) {
             abandon_without_pages(failed);
         }
     }

@@ -152,6 +152,7 @@ typedef struct KVMPrefault {
     bool host_running;          /* one of the two is being done */
     uint64_t pass;
     uint64_t attempt;           /* vCPUs that were unable are asked again */
+    uint32_t not_now_as;        /* address spaces that some vCPU may do later */
     bool busy;                  /* no vCPU is able to do some work now */
     bool retry;                 /* ... and it has been dropped because of that */
     int64_t busy_until_us;      /* when to drop it, 0 if none has been unable */
@@ -214,6 +215,11 @@ bool kvm_prefault_in_tables(void);
  * pages that are present write-protected (Linux 6.13 and later).
  */
 bool kvm_prefault_borrows(void);
+
+/**
+ * kvm_prefault_next_attempt: ask vCPUs again that were unable to do some work
+ */
+void kvm_prefault_next_attempt(void);
 
 /**
  * kvm_prefault_wait_for_vcpus: no vCPU is able to go on in its present state

@@ -17,6 +17,7 @@
 #include "qemu/units.h"
 #include "system/kvm_int.h"
 #include "accel/kvm/kvm-prefault.h"
+#include "kvm-prefault-x86.h"
 #include "trace.h"
 
 /*
@@ -170,10 +171,16 @@ static bool log_and_stop(const Probe *p)
 }
 
 /*
- * The write while logging is on has to fault, or the host finds out in another
- * way what is dirty (PML), and nothing is known about huge pages, which are
- * write-protected all the same.
+ * The write while logging is on has to fault.  Else the CPU logs it (PML), and
+ * pages stay writable; but huge ones do not, unless KVM splits them first.
  */
+static bool is_conclusive(int64_t faults_logged)
+{
+    return faults_logged > 0 ||
+           kvm_prefault_module_parameter("/sys/module/kvm/parameters/"
+                                         "eager_page_split");
+}
+
 static bool lifts(const Probe *p)
 {
     int64_t logged, after;
@@ -188,7 +195,7 @@ static bool lifts(const Probe *p)
     }
     after = faults_of_write(p);
     trace_kvm_prefault_probe(logged, after);
-    return logged > 0 && after == 0;
+    return after == 0 && is_conclusive(logged);
 }
 
 static void clean_up(Probe *p)

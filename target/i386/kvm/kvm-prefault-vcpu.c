@@ -149,6 +149,9 @@ static struct kvm_segment flat_segment(unsigned type, unsigned selector)
  */
 static struct kvm_sregs2 stub_sregs(const KVMPrefaultSaved *s)
 {
+    /* KVM refuses it in SMM, and has left VMX operation by then */
+    uint64_t vmxe = s->as_id == KVM_PREFAULT_AS_SMM ?
+                    0 : s->sregs.cr4 & CR4_VMXE_MASK;
     struct kvm_sregs2 sregs = {
         .cs = flat_segment(11, 0x08),
         .ldt = { .unusable = 1 },
@@ -158,7 +161,7 @@ static struct kvm_sregs2 stub_sregs(const KVMPrefaultSaved *s)
                (s->sregs.cr0 & (CR0_NW_MASK | CR0_CD_MASK)),
         .cr2 = s->sregs.cr2,
         .cr3 = kvm_prefault_stub_cr3(s->window),
-        .cr4 = CR4_PAE_MASK | (s->sregs.cr4 & CR4_VMXE_MASK),
+        .cr4 = CR4_PAE_MASK | vmxe,
         .cr8 = s->sregs.cr8,
         .efer = s->sregs.efer & MSR_EFER_SVME,
         .apic_base = s->sregs.apic_base,

@@ -16,6 +16,7 @@
 #include "accel/kvm/kvm-prefault-abi.h"
 #include "kvm-prefault-nested.h"
 #include "kvm-prefault-stub.h"
+#include "kvm-prefault-x86.h"
 
 /*
  * The guest's e820 map has 16 KiB for KVM here (kvm_arch_init()), where KVM
@@ -60,7 +61,7 @@ int kvm_arch_prefault_set_mtrr_zap(KVMState *s, KvmMtrrZap zap)
     return kvm_vm_enable_cap(s, KVM_CAP_MTRR_ZAP, 0, modes[zap]);
 }
 
-static bool module_parameter(const char *path)
+bool kvm_prefault_module_parameter(const char *path)
 {
     g_autofree char *value = NULL;
 
@@ -70,14 +71,14 @@ static bool module_parameter(const char *path)
 
 bool kvm_arch_prefault_nx_huge_pages(void)
 {
-    return module_parameter("/sys/module/kvm/parameters/nx_huge_pages");
+    return kvm_prefault_module_parameter("/sys/module/kvm/parameters/nx_huge_pages");
 }
 
 /* Kernels without KVM_PRE_FAULT_MEMORY have no capability that says so */
 static bool tdp_in_use(void)
 {
-    return module_parameter("/sys/module/kvm_intel/parameters/ept") ||
-           module_parameter("/sys/module/kvm_amd/parameters/npt");
+    return kvm_prefault_module_parameter("/sys/module/kvm_intel/parameters/ept") ||
+           kvm_prefault_module_parameter("/sys/module/kvm_amd/parameters/npt");
 }
 
 bool kvm_arch_prefault_vcpu_possible(KVMState *s, Error **errp)
@@ -113,7 +114,7 @@ bool kvm_arch_prefault_vcpu_start(Error **errp)
         return false;
     }
     if (g_file_test("/sys/module/kvm_intel", G_FILE_TEST_IS_DIR) &&
-        !module_parameter("/sys/module/kvm_intel/parameters/"
+        !kvm_prefault_module_parameter("/sys/module/kvm_intel/parameters/"
                           "unrestricted_guest")) {
         gpa -= KVM_RESERVED_SIZE;
     }
@@ -188,6 +189,8 @@ static int end_smm_visit(CPUState *cpu, const KVMPrefaultVCPUMode *mode)
     if (kvm_vcpu_ioctl(cpu, KVM_GET_VCPU_EVENTS, &events) < 0) {
         events = mode->events;
     }
+    /* KVM has forgotten that if the vCPU was taken out of SMM */
+    events.smi.smm_inside_nmi = mode->events.smi.smm_inside_nmi;
     return set_smm(cpu, &events, smm);
 }
 

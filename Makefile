@@ -17,6 +17,7 @@ help:
 	@echo 'make              fetch, configure and build the fork (build/qemu/qemu-system-x86_64)'
 	@echo 'make boot         boot a guest stock and with prefault=on, print both (LAB=npt|ept|host)'
 	@echo '                  LAB=ept emulates EPT, slowly, with our KVM modules; KVM=stock|patched chooses'
+	@echo '                  KERNEL=6.1|6.12|7.3: the kernel of host and guests; 7.3 has no modules of ours'
 	@echo 'make bench-boot   the whole boot matrix, build/results/matrix.json'
 	@echo 'make bench-cow    pages read, then written, build/results/cow.json'
 	@echo 'make bench-latency  first writes and reads in the guest, build/results/latency.json'
@@ -53,9 +54,9 @@ KVM ?= $(if $(filter ept,$(LAB)),patched,stock)
 
 boot: setup
 ifeq ($(KVM),patched)
-	@$(root)/scripts/kvm-modules 6.12
+	@$(root)/scripts/kvm-modules $(or $(KERNEL),6.12)
 endif
-	@$(lab) boot --kvm $(KVM) $(if $(LAB),--lab $(LAB))
+	@$(lab) boot --kvm $(KVM) $(if $(KERNEL),--kernel $(KERNEL)) $(if $(LAB),--lab $(LAB))
 
 bench-boot: setup
 	@$(lab) matrix $(if $(LAB),--lab $(LAB))

@@ -6,15 +6,20 @@
 kvm_module_paths="arch/x86/kvm virt/kvm include/linux/kvm* include/uapi/linux/kvm*
     include/trace/events/kvm.h arch/x86/include/asm/kvm* arch/x86/include/uapi/asm/kvm*"
 
+# Kernels that have patches. The lab boots others of upstream/linux-*.version as they are.
 kvm_known() {
-    find "$root/upstream" -name 'linux-*.version' | sed 's,.*/linux-\(.*\)\.version,\1,' | sort -V | xargs
+    find "$root/patches/kvm" -maxdepth 1 -name 'linux-*' | sed 's,.*/linux-,,' | sort -V | xargs
 }
 
 # kvm_init KERNEL: sets $kernel, $pin (name of the version file), $debs (cache).
 kvm_init() {
     case " $(kvm_known) " in
     *" ${1:-none given} "*) ;;
-    *) die "unknown kernel '${1:-}'; known: $(kvm_known) (make kvm-modules KERNEL=...)" ;;
+    *)
+        [ -z "${1:-}" ] || [ ! -e "$root/upstream/linux-$1.version" ] ||
+            die "there are no KVM patches for Linux $1 yet, known: $(kvm_known)"
+        die "unknown kernel '${1:-}'; known: $(kvm_known) (make kvm-modules KERNEL=...)"
+        ;;
     esac
     kernel=$1 pin=linux-$1 debs=$build/cache/kernel
 }

@@ -15,8 +15,11 @@ LAB = Path(__file__).resolve().parent.parent
 SOURCE = LAB.parent.parent
 MATRIX = LAB / "machines.json"
 SYSTEM_PYTHON = Path("/usr/bin/python3")
-KERNELS = ("6.1", "6.12")
+KERNELS = ("6.1", "6.12", "7.3")
 DEFAULT_KERNEL = "6.12"
+# Those that have modules of ours; scripts/kvm-lib.sh goes by the same.
+PATCHED_KERNELS = tuple(series for series in KERNELS
+                        if (SOURCE / "patches" / "kvm" / f"linux-{series}").is_dir())
 
 
 class LabError(Exception):
@@ -83,6 +86,24 @@ def configure(build: str | None = None, lab: str = "npt", qemu: str | None = Non
     return Config(build=directory, qemu=binary, qemu_img=binary.with_name("qemu-img"),
                   emulator=Path(emulator).resolve() if emulator else None,
                   lab=lab, keep=keep, verbose=verbose)
+
+
+def check_patches(series: str, wanted: str) -> None:
+    """KVM of ours needs a queue for that kernel."""
+    if series not in PATCHED_KERNELS:
+        raise LabError(f"there are no KVM patches for Linux {series} yet, but {wanted} needs "
+                       f"them: use the stock KVM, or Linux {' or '.join(PATCHED_KERNELS)}")
+
+
+def on_kernel(runs: list[dict[str, Any]], series: str) -> list[dict[str, Any]]:
+    """The runs with that kernel, unless one is about another or needs what it lacks."""
+    if others := [run["name"] for run in runs if run.get("kernel", series) != series]:
+        raise LabError(f"{', '.join(others)}: the row has a kernel of its own, which is not "
+                       f"{series}")
+    for run in runs:
+        if run.get("kvm", "stock") != "stock":
+            check_patches(series, f"'{run['name']}' ('kvm: {run['kvm']}')")
+    return [{**run, "kernel": series} for run in runs]
 
 
 def _expand(row: dict[str, Any], defaults: dict[str, Any]) -> Iterator[dict[str, Any]]:

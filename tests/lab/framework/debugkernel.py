@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import Config, LabError
+from .config import Config, LabError, check_patches
 from .packages import key_values
 
 # Lockdep and KASAN make the emulated host several times slower: a factor for time limits.
@@ -31,6 +31,7 @@ class DebugKernel:
 
 def kernel(config: Config, series: str) -> DebugKernel:
     """The one that was built last; scripts/debug-kernel knows whether it is current."""
+    check_patches(series, "'kvm: debug'")
     directory = config.build / f"linux-{series}-debug"
     image = directory / "arch" / "x86" / "boot" / "bzImage"
     info = directory / "info"

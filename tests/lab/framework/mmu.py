@@ -4,7 +4,7 @@
 from typing import Any
 
 from . import host, modules, results, selftests
-from .config import Config
+from .config import PATCHED_KERNELS, Config
 
 PREFIX = "mmu_"
 # These depend on when things happen: only whether the test passes says something.
@@ -60,7 +60,7 @@ def _rows(found: list[Row]) -> list[Row]:
 def run(config: Config, listener: host.Listener) -> tuple[list[host.Outcome], list[Row]]:
     """All statements, on every kernel, with stock and with patched modules."""
     outcomes, rows = [], []
-    for kernel in selftests.KERNELS:
+    for kernel in PATCHED_KERNELS:
         modules.patched(config, kernel)
         found: list[Row] = []
         for kvm in selftests.CONFIGS:

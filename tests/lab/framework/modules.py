@@ -6,7 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from .config import DEFAULT_KERNEL, Config, LabError
+from .config import DEFAULT_KERNEL, Config, LabError, check_patches
 from .packages import Kernel, kernel_of_modules, key_values
 
 PATCHED = ("kvm", "kvm_amd", "kvm_intel")
@@ -44,6 +44,7 @@ def patched_directory(config: Config, series: str = DEFAULT_KERNEL) -> Path:
 
 def patched(config: Config, series: str) -> tuple[Kernel, dict[str, Path]]:
     """Our KVM modules by name, and the stock kernel that they were built for."""
+    check_patches(series, "'kvm: patched'")
     directory = patched_directory(config, series)
     files = {name: directory / f"{name.replace('_', '-')}.ko" for name in PATCHED}
     for path in (directory / "info", *files.values()):
@@ -62,6 +63,8 @@ def patched(config: Config, series: str) -> tuple[Kernel, dict[str, Path]]:
 
 def lab_module(config: Config, series: str, kvm: str) -> Path | None:
     """The module of scripts/kvm-lab-module for this KVM, where there is one."""
+    if series not in LAB_MODULES:
+        return None
     path = patched_directory(config, series) / "lab-module" / kvm / LAB_MODULES[series]
     return path if path.is_file() else None
 

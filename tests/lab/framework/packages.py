@@ -84,43 +84,49 @@ def unpack(config: Config, deb: Path) -> Path:
     return target
 
 
-def _image_now(config: Config, pin: dict[str, str]) -> str:
-    """The image package that the suite's meta package depends on today."""
+def _image_now(config: Config, pin: dict[str, str]) -> tuple[str, str]:
+    """The image package, and its version, that the suite's meta package depends on today."""
     meta = download(config, pin["package"], suite=pin["suite"],
                     place=f"meta-{pin['series']}")
     depends = _run(["dpkg-deb", "-f", str(meta), "Depends"])
-    match = re.match(r"(linux-image-\S+) \(= ([^)]+)\)", depends)
+    match = re.search(r"(linux-image-\d\S+) \(= ([^)]+)\)", depends)
     if not match or not match.group(2).startswith(pin["series"]):
         raise LabError(f"{pin['package']} depends on {depends.strip()!r}, expected a kernel "
                        f"{pin['series']}*: change the linux-*.version of that series")
-    return match.group(1)
+    return match.group(1), match.group(2)
 
 
-def kernel_deb(config: Config, series: str) -> Path:
+def kernel_debs(config: Config, series: str) -> list[Path]:
     """The pinned kernel, or with a notice the newer one that replaced it."""
     pin = pinned(series)
+    wanted = (pin["image"], pin["version"])
     try:
-        return download(config, pin["image"], pin["version"], pin["suite"])
+        return _with_parts(config, *wanted, pin["suite"])
     except LabError as error:
-        image = _image_now(config, pin)
-        if image == pin["image"]:
+        offered = _image_now(config, pin)
+        if offered == wanted:
             raise error
-        config.say(f"notice: {pin['image']} is gone from the archive, using {image}")
-        return download(config, image, suite=pin["suite"])
+        config.say(f"notice: {' '.join(wanted)} is gone from the archive, "
+                   f"using {' '.join(offered)}")
+        return _with_parts(config, *offered, pin["suite"])
+
+
+def _with_parts(config: Config, package: str, version: str, suite: str) -> list[Path]:
+    """The image package, and those of its version that have its contents in 7.x."""
+    image = download(config, package, version, suite)
+    depends = _run(["dpkg-deb", "-f", str(image), "Depends"])
+    parts = re.findall(r"(linux-(?:binary|modules)-\d\S+) \(= ([^)]+)\)", depends)
+    return [image, *(download(config, name, version, suite) for name, version in parts)]
 
 
 class Kernel:
-    """An unpacked Debian kernel: image and modules."""
+    """A Debian kernel, image and modules, from the packages that it was unpacked from."""
 
-    def __init__(self, root: Path):
-        self.root = root
-        self.image = next((root / "boot").glob("vmlinuz-*"))
-        self.release = self.image.name.removeprefix("vmlinuz-")
+    def __init__(self, *roots: Path):
+        self.image, self.release = _kernel_image(roots)
         self._modules = {path.name.split(".ko")[0].replace("-", "_"): path
-                         for path in root.glob("usr/lib/modules/*/kernel/**/*.ko*")}
-        if not self._modules:
-            self._modules = {path.name.split(".ko")[0].replace("-", "_"): path
-                             for path in root.glob("lib/modules/*/kernel/**/*.ko*")}
+                         for root in roots for usr in ("usr/lib", "lib")
+                         for path in root.glob(f"{usr}/modules/*/kernel/**/*.ko*")}
 
     def has_module(self, name: str) -> bool:
         """False for what is built in."""
@@ -132,9 +138,19 @@ class Kernel:
         return self._modules[name]
 
 
+def _kernel_image(roots: tuple[Path, ...]) -> tuple[Path, str]:
+    """The image and its release, by the file's name or, in 7.x, its directory's."""
+    for root in roots:
+        for path in root.glob("boot/vmlinuz-*"):
+            return path, path.name.removeprefix("vmlinuz-")
+        for path in root.glob("usr/lib/modules/*/vmlinuz"):
+            return path, path.parent.name
+    raise LabError(f"no vmlinuz in {', '.join(map(str, roots))}")
+
+
 def kernel(config: Config, series: str = DEFAULT_KERNEL) -> Kernel:
     """The stock kernel of the lab."""
-    return Kernel(unpack(config, kernel_deb(config, series)))
+    return Kernel(*(unpack(config, deb) for deb in kernel_debs(config, series)))
 
 
 def kernel_of_modules(config: Config, series: str, info: dict[str, str]) -> Kernel:

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from . import debugkernel, host, initramfs, modules, results
-from .config import LAB, Config, LabError
+from .config import LAB, PATCHED_KERNELS, Config, LabError
 from .emulator import Machine
 
 TABLE = LAB / "selftests.json"
 CONFIGS = ("stock", "patched")
-KERNELS = ("6.1", "6.12")
 # set_memory_region_test adds all the slots there can be: no end in 12 minutes under Bochs.
 LABS = ("npt", "ept")
 BAD = ("fail", "timeout")
@@ -32,7 +31,7 @@ class Selftest:
     name: str
     seconds: int
     command: str = ""
-    kernels: list[str] = field(default_factory=lambda: list(KERNELS))
+    kernels: list[str] = field(default_factory=lambda: list(PATCHED_KERNELS))
     labs: list[str] = field(default_factory=lambda: list(LABS))
     quick: bool = False
     ours: bool = False

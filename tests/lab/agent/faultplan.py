@@ -11,12 +11,12 @@ SHIM = "/lab/fail-call.so"
 FUNCTIONS = "/lab/fail-call.functions"
 
 # struct plan of host/fail-call.h.
-LAYOUT = struct.Struct("<IiIIIIIIQ40s40sQ")
+LAYOUT = struct.Struct("<IiIIIIIIQ40s40sQIIQII")
 EVERY = 0x7fffffff
 # The first call that fails may be the last of a piece of work, which is done then.
 SEVERAL = 4
-# Not known to Python 3.11.
-MORE_ERRORS = {"short": 0, "EHWPOISON": 133}
+# Not errors, and what Python 3.11 does not know.
+MORE_ERRORS = {"short": 0, "late": -1, "VMX operation": -2, "nested guest": -3, "EHWPOISON": 133}
 
 
 class Plan:
@@ -43,21 +43,26 @@ class Plan:
 
     def arm(self, call: str, error: str, first: int = 1, count: int = EVERY,
             anyone: bool = False, from_mib: int = 0, within: str = "", cpus: int = 0,
-            late_ms: int = 0) -> None:
-        """Let call number first and the count - 1 after it fail; "short": do half of it.
+            late_ms: int = 0, one_page: bool = False) -> None:
+        """Let call number first and the count - 1 after it fail, after late_ms.
 
+        "short": they do half of what they were asked; "late": they are made after late_ms.
         Within: only those made by this function of ours, or by what it calls.
         """
         number = MORE_ERRORS[error] if error in MORE_ERRORS else getattr(errno, error)
         self.disarm()
         self._wanted = min(count, SEVERAL)
         self._map[:] = LAYOUT.pack(0, number, first, count, anyone, 0, 0, cpus, from_mib << 20,
-                                   call.encode(), within.encode(), late_ms)
+                                   call.encode(), within.encode(), late_ms, one_page, 0, 0, 0, 0)
         self._map[0] = 1
 
     def disarm(self) -> None:
         """The counts stay."""
         self._map[0] = 0
+
+    def arm_again(self) -> None:
+        """As it was."""
+        self._map[0] = 1
 
     @property
     def met(self) -> bool:
@@ -66,6 +71,10 @@ class Plan:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """Calls that the plan is about since it was armed, and how many of them failed."""
+        """Calls that the plan is about since it was armed, and how many of them failed.
+
+        Visits to SMM, and those after which a vCPU ran on without its nested state.
+        """
         values = LAYOUT.unpack(self._map[:])
-        return {"calls": values[5], "failed": values[6]}
+        return {"calls": values[5], "failed": values[6],
+                "visits": values[-2], "violations": values[-1]}

@@ -51,7 +51,7 @@ def our_functions(qemu: Path) -> str:
 
 def functions_file(config: Config) -> Path:
     """Of the guests' QEMU, made again when that has been; nothing in it for upstream's."""
-    target = config.work / f"functions-{config.qemu.parent.name}"
+    target = config.work / f"functions-{'-'.join(config.qemu.parent.parts[-2:])}"
     if not target.exists() or target.stat().st_mtime < config.qemu.stat().st_mtime:
         target.write_text(our_functions(config.qemu), encoding="ascii")
     return target
@@ -87,15 +87,18 @@ def _expand(row: Row) -> Iterator[Case]:
         more = " ".join(f"{k}={v}" for k, v in row["accel"].items())
         smp = f"{row['smp']} vCPUs" if row["smp"] > 1 else ""
         late = f"after {row['late_ms']} ms" if row["late_ms"] else ""
+        page = "one page" if row["one_page"] else ""
         yield {"id": " ".join(filter(None, (
-                   call, error, times, late, WITHIN[row["within"]], when, mode, row["method"],
-                   smp, more))),
+                   call, error, page, times, late, WITHIN[row["within"]], when, mode,
+                   row["method"], smp, more))),
                "call": call, "errno": error, "times": times, "when": when, "mode": mode,
                "first": first, "count": count, "anyone": row["anyone"],
                "from_mib": row["from_mib"], "within": row["within"], "cpus": row["cpus"],
-               "late_ms": row["late_ms"],
+               "late_ms": row["late_ms"], "one_page": row["one_page"],
+               "says": row["says"], "missing_mib": row["missing_mib"], "heals": row["heals"],
                "expect": _expected(row, mode),
                "spec": {"accel": accel, "smp": row["smp"], "mem_mib": row.get("mem_mib", 64),
+                        "args": row["args"], "host_page_kib": row["host_page_kib"],
                         "options": {"quiet": row["quiet"]}},
                "quick": _is_quick(row["quick"], {part, when, error, mode, *times.split()})}
 
@@ -132,7 +135,7 @@ def _run(name: str, cases: list[Case]) -> Row:
     """Cases of one configuration."""
     spec = cases[0]["spec"]
     return {"name": name, "scenario": "faults", "groups": ["faults"], "machine": "pc",
-            "firmware": "seabios", "host_page_kib": 2048, "timeout": 1200, **spec,
+            "firmware": "seabios", "timeout": 1200, **spec,
             "options": {**spec["options"], "cases": cases}}
 
 

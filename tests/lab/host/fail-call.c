@@ -29,6 +29,7 @@
 #include <unwind.h>
 
 #include "fail-call.h"
+#include "fail-nested.h"
 #include "kvm-uapi.h"
 
 #define POPULATE_WRITE 23
@@ -143,7 +144,22 @@ static int called_by_us(void)
     return found;
 }
 
-/* Whether the call of this name that is being made is one that fails */
+/*
+ * A signal ends the wait of a call that it would end in KVM as well: QEMU's
+ * handler has asked for an immediate exit by then, which the call is made to see.
+ */
+static void wait_late(int ends_by_signal)
+{
+    struct timespec left = { plan->late / 1000, plan->late % 1000 * 1000000 };
+
+    while (nanosleep(&left, &left) && errno == EINTR && !ends_by_signal) {
+    }
+}
+
+/*
+ * Whether the call of this name that is being made is one that fails; one that
+ * is to be late has been waited for and succeeds.
+ */
 static int must_fail(const char *name)
 {
     unsigned number;
@@ -158,14 +174,17 @@ static int must_fail(const char *name)
         return 0;
     }
     atomic_fetch_add(&plan->failed, 1);
-    return 1;
+    if (plan->error != LATE) {
+        return 1;
+    }
+    wait_late(strcmp(name, "KVM_RUN") == 0 ||
+              strcmp(name, "KVM_PRE_FAULT_MEMORY") == 0);
+    return 0;
 }
 
 static int fails(void)
 {
-    struct timespec late = { plan->late / 1000, plan->late % 1000 * 1000000 };
-
-    nanosleep(&late, NULL);
+    wait_late(0);
     errno = plan->error;
     return -1;
 }
@@ -193,6 +212,45 @@ static int pre_fault_some(int fd, struct pre_fault *range)
     return ret;
 }
 
+static int is_nested(int32_t error)
+{
+    return error == VMX_OPERATION || error == NESTED_GUEST;
+}
+
+/* What becomes of a call that must fail */
+static int fail_ioctl(int fd, uint32_t request, void *arg)
+{
+    if (request == PRE_FAULT_MEMORY) {
+        return pre_fault_some(fd, arg);
+    }
+    if (request == KVM_GET_NESTED_STATE && is_nested(plan->error)) {
+        return nested_tell(fd, arg, plan->error == NESTED_GUEST);
+    }
+    return fails();
+}
+
+/* Returns: whether KVM must not get this call */
+static int account_nested(int fd, uint32_t request, void *arg)
+{
+    int pretends = plan && atomic_load(&plan->armed) && is_nested(plan->error);
+
+    if (request == KVM_SET_NESTED_STATE) {
+        return nested_settle(fd, arg);
+    }
+    if (request == KVM_GET_NESTED_STATE) {
+        nested_told(fd, 0);
+    }
+    if (request == KVM_SET_VCPU_EVENTS && pretends && called_by_us()) {
+        nested_events(plan, fd, arg);
+    } else if (request == KVM_RUN && !called_by_us()) {
+        if (nested_owes(fd)) {
+            nested_violated(plan, fd, pretends);
+        }
+        nested_runs(fd, pretends);
+    }
+    return 0;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
     unsigned i;
@@ -205,19 +263,49 @@ int ioctl(int fd, unsigned long request, ...)
     for (i = 0; i < sizeof(ioctls) / sizeof(ioctls[0]); i++) {
         if ((uint32_t)request == ioctls[i].request &&
             must_fail(ioctls[i].name)) {
-            return i == 0 ? pre_fault_some(fd, arg) : fails();
+            return fail_ioctl(fd, request, arg);
         }
     }
-    return syscall(SYS_ioctl, fd, request, arg);
+    return account_nested(fd, request, arg)
+           ? 0 : syscall(SYS_ioctl, fd, request, arg);
+}
+
+static const char *madvise_name(int advice)
+{
+    return advice == POPULATE_WRITE ? "MADV_POPULATE_WRITE" :
+           advice == MADV_DONTNEED ? "MADV_DONTNEED" : "madvise";
+}
+
+/*
+ * Whether the range has not got the one page that is bad, or is too small to
+ * be the first one that has
+ */
+static int is_spared(uintptr_t addr, size_t length)
+{
+    uint64_t page;
+
+    if (!plan || !plan->one_page) {
+        return 0;
+    }
+    page = atomic_load(&plan->page);
+    return page ? page < addr || page >= addr + length : length <= plan->from;
+}
+
+static void choose_page(uintptr_t addr)
+{
+    uint64_t none = 0;
+
+    atomic_compare_exchange_strong(&plan->page, &none, addr + plan->from);
 }
 
 int madvise(void *addr, size_t length, int advice)
 {
-    const char *name = advice == POPULATE_WRITE ? "MADV_POPULATE_WRITE"
-                                                : "madvise";
-
-    return must_fail(name) ? fails()
-                           : syscall(SYS_madvise, addr, length, advice);
+    if (!is_spared((uintptr_t)addr, length) &&
+        must_fail(madvise_name(advice))) {
+        choose_page((uintptr_t)addr);
+        return fails();
+    }
+    return syscall(SYS_madvise, addr, length, advice);
 }
 
 int mlock(const void *addr, size_t length)

@@ -23,6 +23,8 @@ Result = dict[str, Any]
 
 ENDED = ("ready", "partial", "failed")
 CASE_SECONDS = 40
+# After losses QEMU waits for some seconds before it tries again (kvm-prefault-watch.c).
+RETRY_SECONDS = 15
 # Something was said, and it names what the user can change.
 PROPERTIES = ("'prefault", "'pin-ram", "'slot-zap", "'always-writable", "prefault-")
 # A vCPU could not be given its state back, so that the guest must not run on.
@@ -44,6 +46,32 @@ def _wait_pass(guest: TinyGuest) -> Result:
             raise GuestError(f"{NOT_OVER}: {info['state']}, reasons {info['reasons']}, "
                              f"{info['populated-bytes']} of {info['total-bytes']} bytes")
         time.sleep(0.02)
+
+
+def _wait_ready(guest: TinyGuest) -> list[str]:
+    """Nobody asks for a pass: QEMU has to try again by itself."""
+    end = time.monotonic() + RETRY_SECONDS
+    while (info := guest.prefault() or {})["state"] != "ready":
+        if time.monotonic() > end:
+            return [f"not tried again: still {info['state']}: {info['reasons']}"]
+        time.sleep(0.05)
+    return []
+
+
+def _details(case: Case, info: Result, seen: Result) -> list[str]:
+    """What cases of some kinds have to show beyond their state."""
+    wrong = []
+    missing = info["total-bytes"] - info["populated-bytes"]
+    if case["says"] and not any(case["says"] in reason for reason in info["reasons"]):
+        wrong.append(f"no reason says '{case['says']}': {info['reasons']}")
+    if case["missing_mib"] and not 0 < missing <= case["missing_mib"] << 20:
+        wrong.append(f"{missing} of {info['total-bytes']} bytes are missing")
+    if seen["violations"]:
+        wrong.append(f"{seen['violations']} times a vCPU has lost what KVM knew of nested "
+                     "virtualization")
+    if case["errno"] == "VMX operation" and not seen["visits"]:
+        wrong.append("no vCPU has been put into SMM")
+    return wrong
 
 
 class Cases:
@@ -118,7 +146,7 @@ class Cases:
     def _arm(self, case: Case) -> None:
         self._plan.arm(case["call"], case["errno"], case["first"], case["count"],
                        case["anyone"], case["from_mib"], case["within"], case["cpus"],
-                       case["late_ms"])
+                       case["late_ms"], case["one_page"])
 
     def _at_start(self, case: Case) -> Result:
         self._arm(case)
@@ -167,6 +195,7 @@ class Cases:
             row["outcome"], why = self._revive(guest)
             wrong += why
         guest.wait_alive()
+        wrong += _details(case, info, self._plan.seen)
         wrong += self._heal(guest, case)
         if quits and (status := guest.quit()):
             wrong.append(f"exit status {status}")
@@ -197,7 +226,8 @@ class Cases:
             return _wait_pass(guest)
         while not _stopped(guest):
             if guest.left <= 0.1:
-                raise GuestError("the guest was not stopped")
+                status = guest.qmp.command("query-status")["status"]
+                raise GuestError(f"the guest was not stopped for good, but is {status}")
             time.sleep(0.02)
         info = guest.prefault()
         assert info is not None
@@ -207,6 +237,8 @@ class Cases:
         """Without the failure the next pass gets everything, and nothing is lost."""
         self._plan.disarm()
         wrong = []
+        if case["heals"]:
+            wrong += _wait_ready(guest)
         if "failed" not in case["expect"]:
             guest.qmp.command("kvm-prefault")
             info = _wait_pass(guest)
@@ -266,8 +298,29 @@ def _slots(guest: TinyGuest, plan: Plan) -> None:
         time.sleep(0.02)
 
 
+def _stop(guest: TinyGuest, plan: Plan) -> None:
+    """In the middle of a pass that the guest waits for, with a vCPU that is not its own.
+
+    With method ioctl that is so in the second address space, SMM's.  A guest that is not
+    running cannot be stopped for good; that it must not go on shows when it is to.
+    """
+    plan.disarm()
+    _reset(guest, plan)
+    begin = 0.5 if guest.spec.accel["prefault-method"] == "ioctl" else 0
+    while True:
+        info = guest.prefault()
+        assert info is not None
+        if info["state"] != "populating" or guest.left <= 0.1:
+            raise GuestError(f"not in the middle of a pass: {info}")
+        if info["populated-bytes"] > begin * info["total-bytes"]:
+            break
+    plan.arm_again()
+    guest.qmp.command("stop")
+    guest.qmp.exchange("cont")
+
+
 TRIGGERS: dict[str, Callable[[TinyGuest, Plan], None]] = {
-    "command": _command, "reset": _reset, "slots": _slots}
+    "command": _command, "reset": _reset, "slots": _slots, "stop": _stop}
 
 
 @scenario

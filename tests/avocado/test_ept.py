@@ -3,14 +3,16 @@
 
 from framework import bochs
 from mtrrchecks import MtrrChecks
+from nestedchecks import NestedChecks
 
 
-class Ept(MtrrChecks):
+class Ept(MtrrChecks, NestedChecks):
     """
     :avocado: enable
     """
 
     group = "ept"
+    shared_file = "lifecycle.json"
     patched = ("6.12", "6.1")
 
     def setUp(self) -> None:
@@ -37,6 +39,20 @@ class Ept(MtrrChecks):
         info = self.check_boot("ept-prefault")["query"]
         self.check_host("ept-prefault", "6.12")
         self.assertTrue(info["always-writable"])
+
+    def check_vmx(self, machine: str, method: str) -> None:
+        row = self.check_hypervisor(f"nested-vmx-{machine}", "VMX")
+        self.assertEqual(row["query"]["method"], method)
+        self.assertEqual((row["lab"], row["kvm_module"], row["kvm"]),
+                         ("ept", "kvm_intel", "stock"))
+
+    def test_vmx_pc(self):
+        """Stock Linux 6.12, borrowed vCPUs: a guest stays in VMX operation, all is mapped."""
+        self.check_vmx("pc", "vcpu")
+
+    def test_vmx_q35(self):
+        """The same by KVM_PRE_FAULT_MEMORY, on q35."""
+        self.check_vmx("q35", "ioctl")
 
     def test_6_1_prefault(self):
         """Linux 6.1: prefault=on, not one RAM fault; always-writable is implied."""

@@ -93,6 +93,13 @@ def build_shim(config: Config, name: str) -> Path:
                     "-static-libgcc")
 
 
+def build_hypervisor(config: Config) -> Path:
+    """The guest that is a hypervisor, as it lies in flash."""
+    return compiled(LAB / "guest" / "hypervisor.S", config.work / "hypervisor.bin", "-m32",
+                    "-nostdlib", "-static", "-no-pie",
+                    "-Wl,-Ttext=0x10000,--oformat=binary,--build-id=none")
+
+
 def build_mtrr(config: Config) -> Path:
     """The program of several files that measures and checks guest MTRRs."""
     source, target = LAB / "host" / "mtrr", config.work / "mtrr"
@@ -166,9 +173,14 @@ def ovmf() -> dict[str, Path]:
     return files
 
 
+def build_name(config: Config, binary: Path) -> str:
+    """For files made from this binary: fork and unchanged QEMU both lie in a "qemu"."""
+    return os.path.relpath(binary.parent, config.build).replace("/", "-")
+
+
 def stripped(config: Config, binary: Path) -> Path:
     """A copy without debug information: the image is loaded at every boot."""
-    target = config.work / "stripped" / binary.parent.name / binary.name
+    target = config.work / "stripped" / build_name(config, binary) / binary.name
     if not target.exists() or target.stat().st_mtime < binary.stat().st_mtime:
         target.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["strip", "-o", str(target), str(binary)], check=True, timeout=120)
@@ -194,7 +206,7 @@ class HostImage:
             self.kernel = packages.kernel(config, series)
         self._lab_module = modules.lab_module(config, series, kvm)
         # Not "qemu" alone: an image per build, so that none replaces another's.
-        name = config.qemu.parent.name + ("-and-upstream" if upstream else "")
+        name = build_name(config, config.qemu) + ("-and-upstream" if upstream else "")
         self.path = config.work / f"host-{series}-{kvm}-{name}.cpio"
         self._files: dict[str, Path] = {}
 
@@ -232,6 +244,7 @@ class HostImage:
             self._files["/lab/guest-modules.cpio"] = build_guest_modules(config, guest_kernel)
         for name in SHIMS:
             self._files[f"/lab/{name}.so"] = build_shim(config, name)
+        self._files["/lab/hypervisor.bin"] = build_hypervisor(config)
         self._files["/lab/fail-call.functions"] = faults.functions_file(config)
         if self._lab_module:
             self._files[f"/lab/modules/{self._lab_module.name}"] = self._lab_module

@@ -188,7 +188,7 @@ class LabTest(Test):
         if not self.shared_file or not outcomes:
             return
         found = [{"event": step["event"], "machine": row["machine"],
-                  "ram_faults": step["ram_faults"],
+                  "ram_faults": step["ram_faults"], "held_ms": step.get("held_ms"),
                   "note": ": ".join(filter(None, (row["name"], row["config"],
                                                   step.get("note"))))}
                  for row in rows.values() for step in row.get("events", [])]

@@ -30,13 +30,22 @@ class Lifecycle(LabTest):
         row = self.check_events("stop_cont-pc")
         self.assertFalse(row["events"][2]["refused"])
 
+    def check_suspend(self, name: str) -> None:
+        """No fault; a wake-up is counted as one, and a reset of a sleeping guest as a reset."""
+        row = self.check_events(name)
+        awake, after, asleep = (step["passes"] for step in row["events"] if "passes" in step)
+        self.assertEqual((awake["wakeup"], awake["reset"]), (1, 0), row["events"])
+        self.assertGreater(after["reset"], 0)
+        self.assertEqual((asleep["wakeup"], asleep["reset"]), (1, after["reset"] + 1),
+                         row["events"])
+
     def test_suspend_pc(self):
         """Suspend to RAM and wake-up: memory is intact and mapped."""
-        self.check_events("suspend-pc")
+        self.check_suspend("suspend-pc")
 
     def test_suspend_q35(self):
         """Suspend to RAM and wake-up on q35."""
-        self.check_events("suspend-q35")
+        self.check_suspend("suspend-q35")
 
     def test_smi(self):
         """System management interrupts at run time and after a reset."""

@@ -21,6 +21,9 @@ char *map_memory(size_t size);
 /* Write one byte into each page; returns the milliseconds that it took. */
 double touch_pass(char *mem, size_t size);
 
+/* Write a text to a file of the kernel's; -1 and errno if it cannot be. */
+int write_file(const char *path, const char *text);
+
 /* Load what /modules/order names, if there is such a file. */
 void load_modules(void);
 

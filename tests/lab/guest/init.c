@@ -26,6 +26,8 @@
  *                   smi COUNT       raise COUNT system management interrupts
  *                   suspend         suspend to RAM, answers after wake-up
  *                   cpuonline       use all CPUs that have been plugged
+ *                   toggle COUNT    take each CPU but the first off- and
+ *                                   online so often, or until one fails
  *                   waitmem MIB     wait until there are so many MiB or more
  *                   waitless MIB    wait until there are so many MiB or less
  *                   load MIB        touch memory all the time, in a process
@@ -65,6 +67,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cpus.h"
 #include "events.h"
 #include "latency.h"
 
@@ -340,7 +343,7 @@ static void obey(const char *line)
     } else if (!strcmp(command, "poweroff")) {
         reboot(RB_POWER_OFF);
     } else if (command[0] && !obey_latency(command, n, at) &&
-               !obey_event(command, n)) {
+               !obey_event(command, n) && !obey_cpus(command, n)) {
         say("error %s unknown command", command);
     }
 }

@@ -64,19 +64,42 @@ def find(name: str) -> Scenario:
 
 
 class Steps:
-    """RAM faults per step, those of the system alone too: since the mark() before."""
+    """RAM faults per step, those of the system alone too: since the mark() before.
+
+    And for how long the guest that is watched was held for a pass, if its QEMU tells.
+    """
 
     def __init__(self, context: Context):
         self._faults = context.faults
         self._last = dict.fromkeys(("ram_faults", "ram_faults_os"), 0)
+        self._guest: Guest | None = None
+        self._pauses: dict[str, int] = {}
         self.rows: list[dict[str, Any]] = []
+
+    def watch(self, guest: Guest) -> None:
+        self._guest = guest
 
     def mark(self, event: str, **more: Any) -> None:
         now = self._faults.counts()
         delta = {name: None if now[name] is None else now[name] - last
                  for name, last in self._last.items()}
         self._last = {name: now[name] or 0 for name in delta}
-        self.rows.append({"event": event, **delta, **more})
+        self.rows.append({"event": event, **delta, "held_ms": self._held_ms(), **more})
+
+    def _held_ms(self) -> float | None:
+        """The longest hold since the mark() before, at most.
+
+        If an earlier step had a longer one only the sum is known, which none exceeds.
+        """
+        if self._guest is None or self._guest.process.poll() is not None:
+            return None
+        if not (info := self._guest.prefault()):
+            return None
+        before, self._pauses = self._pauses, info["pauses"]
+        longest = info["pauses"]["max-us"]
+        if longest == before.get("max-us", 0):
+            longest = min(longest, info["pauses"]["total-us"] - before.get("total-us", 0))
+        return longest / 1000
 
 
 def populate_ms(info: dict[str, Any] | None) -> float | None:

@@ -15,7 +15,7 @@ BLOCK_MIB = 128
 FOUR_GIB = 1 << 32
 
 
-def _status_mib(guest: Guest, name: str) -> int:
+def status_mib(guest: Guest, name: str) -> int:
     text = Path(f"/proc/{guest.process.pid}/status").read_text(encoding="ascii")
     match = re.search(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
     return int(match[1]) // 1024 if match else 0
@@ -26,8 +26,8 @@ def _host_facts(guest: Guest) -> dict[str, Any]:
     info = guest.wait_prefault(("ready", "partial", "off"))
     return {"total_mib": info["total-bytes"] >> 20, "pinned_mib": info["pinned-bytes"] >> 20,
             "populated_mib": info["populated-bytes"] >> 20,
-            "locked_mib": _status_mib(guest, "VmLck"), "vm_pin_mib": _status_mib(guest, "VmPin"),
-            "resident_mib": _status_mib(guest, "VmRSS"),
+            "locked_mib": status_mib(guest, "VmLck"), "vm_pin_mib": status_mib(guest, "VmPin"),
+            "resident_mib": status_mib(guest, "VmRSS"),
             "pauses": info["pauses"]}
 
 
@@ -40,17 +40,17 @@ def _timed(guest: Guest, *commands: tuple[str, dict[str, Any]]) -> float:
     return round((time.monotonic() - start) * 1e3, 1)
 
 
-def _now_mib(guest: Guest) -> int:
+def now_mib(guest: Guest) -> int:
     return int(guest.ask("waitmem 0").values["mem_mib"])
 
 
-def _wait_mib(guest: Guest, mib: int) -> None:
+def wait_mib(guest: Guest, mib: int) -> None:
     """Grown or shrunk to that; the kernel keeps a little for itself."""
-    more = mib > _now_mib(guest)
+    more = mib > now_mib(guest)
     guest.ask(f"waitmem {mib - 4}" if more else f"waitless {mib + 4}")
 
 
-def _plug_dimm(guest: Guest, number: int) -> float:
+def plug_dimm(guest: Guest, number: int) -> float:
     return _timed(
         guest,
         ("object-add", {"qom_type": "memory-backend-ram", "id": f"ram{number}",
@@ -67,11 +67,11 @@ def _unplug_dimm(guest: Guest, number: int) -> None:
 @life
 def dimm(context: Context, guest: Guest, steps: Steps) -> None:
     """A DIMM plugged and unplugged twice while a process in the guest uses all that is free."""
-    before = _now_mib(guest)
+    before = now_mib(guest)
     guest.ask(f"load {context.spec.touched_mib}")
     for number in (0, 0):
-        answer_ms = _plug_dimm(guest, number)
-        _wait_mib(guest, before + BLOCK_MIB)
+        answer_ms = plug_dimm(guest, number)
+        wait_mib(guest, before + BLOCK_MIB)
         guest.ask(f"touch {BLOCK_MIB * 3 // 4}")
         steps.mark("DIMM plugged under load", answer_ms=answer_ms, **_host_facts(guest))
         _unplug_dimm(guest, number)
@@ -80,12 +80,12 @@ def dimm(context: Context, guest: Guest, steps: Steps) -> None:
     guest.ask("unload")
 
 
-def _request_size(guest: Guest, mib: int) -> float:
+def request_size(guest: Guest, mib: int) -> float:
     return _timed(guest, ("qom-set", {"path": "vmem0", "property": "requested-size",
                                       "value": mib << 20}))
 
 
-def _wait_size(guest: Guest, mib: int) -> None:
+def wait_size(guest: Guest, mib: int) -> None:
     """Until the guest has plugged or unplugged that much."""
     while guest.qmp.command("qom-get", path="vmem0", property="size") != mib << 20:
         if guest.left <= 1:
@@ -94,8 +94,8 @@ def _wait_size(guest: Guest, mib: int) -> None:
 
 
 def _resize(guest: Guest, steps: Steps, mib: int, event: str, touch: int = 0) -> None:
-    answer_ms = _request_size(guest, mib)
-    _wait_size(guest, mib)
+    answer_ms = request_size(guest, mib)
+    wait_size(guest, mib)
     if touch:
         guest.ask(f"touch {touch}")
     steps.mark(event, answer_ms=answer_ms, **_host_facts(guest))
@@ -104,17 +104,17 @@ def _resize(guest: Guest, steps: Steps, mib: int, event: str, touch: int = 0) ->
 @life
 def virtio_mem(context: Context, guest: Guest, steps: Steps) -> None:
     """Blocks plugged and unplugged under load; a reset, which unplugs all; plugged again."""
-    before = _now_mib(guest)
+    before = now_mib(guest)
     guest.ask(f"load {context.spec.touched_mib}")
-    _request_size(guest, BLOCK_MIB)
-    _wait_mib(guest, before + BLOCK_MIB)
+    request_size(guest, BLOCK_MIB)
+    wait_mib(guest, before + BLOCK_MIB)
     _resize(guest, steps, BLOCK_MIB, "virtio-mem: 128 MiB plugged under load", BLOCK_MIB * 3 // 4)
     _resize(guest, steps, 2 * BLOCK_MIB, "virtio-mem: 256 MiB plugged", BLOCK_MIB)
     _resize(guest, steps, BLOCK_MIB // 2, "virtio-mem: unplugged to 64 MiB")
     guest.ask("unload")
     reset_guest(guest)
     # the guest plugs them again when it boots, as long as they are asked for
-    _wait_size(guest, BLOCK_MIB // 2)
+    wait_size(guest, BLOCK_MIB // 2)
     steps.mark("virtio-mem: system_reset", **_host_facts(guest))
     _resize(guest, steps, 0, "virtio-mem: all unplugged")
 
@@ -122,7 +122,7 @@ def virtio_mem(context: Context, guest: Guest, steps: Steps) -> None:
 @life
 def virtio_mem_refused(context: Context, guest: Guest, steps: Steps) -> None:
     """What must not be locked is not plugged; the guest lives on without it."""
-    _request_size(guest, BLOCK_MIB)
+    request_size(guest, BLOCK_MIB)
     while "is not plugged" not in guest.stderr():
         if guest.left <= 1:
             raise GuestError("QEMU does not say that memory was not plugged")
@@ -130,7 +130,7 @@ def virtio_mem_refused(context: Context, guest: Guest, steps: Steps) -> None:
     guest.ask("touch 32")
     size = guest.qmp.command("qom-get", path="vmem0", property="size")
     steps.mark("virtio-mem: plug refused", plugged_mib=size >> 20, **_host_facts(guest))
-    _request_size(guest, 0)
+    request_size(guest, 0)
 
 
 @life

@@ -10,23 +10,32 @@ from . import Context, Scenario, Steps, scenario
 Events = Callable[[Context, Guest, Steps], dict[str, Any] | None]
 
 
-def life(events: Events) -> Scenario:
-    """A scenario of what happens between a guest's boot and its power-off.
+def started(context: Context) -> Guest:
+    return context.guest().start()
 
-    The function may return more facts for the row.
-    """
+
+def live(context: Context, events: Events,
+         start: Callable[[Context], Guest] = started,
+         note: str | None = None) -> dict[str, Any]:
+    """What happens between a guest's boot and its power-off, as a row; note: on the boot."""
+    steps = Steps(context)
+    with start(context) as guest:
+        steps.watch(guest)
+        guest.boot()
+        steps.mark("boot", note=note)
+        more = events(context, guest, steps) or {}
+        info = guest.prefault()
+        status = guest.power_off()
+        steps.mark("poweroff")
+    return {"booted": status == 0, "events": steps.rows, "query": info,
+            "message": guest.stderr().strip(), **more}
+
+
+def life(events: Events) -> Scenario:
+    """A scenario of such a life; the function may return more facts for the row."""
     @functools.wraps(events)
     def run(context: Context) -> dict[str, Any]:
-        steps = Steps(context)
-        with context.guest().start() as guest:
-            guest.boot()
-            steps.mark("boot")
-            more = events(context, guest, steps) or {}
-            info = guest.prefault()
-            status = guest.power_off()
-            steps.mark("poweroff")
-        return {"booted": status == 0, "events": steps.rows, "query": info,
-                "message": guest.stderr().strip(), **more}
+        return live(context, events)
     return scenario(run)
 
 
@@ -76,19 +85,37 @@ def stop_cont(context: Context, guest: Guest, steps: Steps) -> None:
     steps.mark("stop, kvm-prefault, cont", refused="error" in answer)
 
 
-@life
-def suspend(context: Context, guest: Guest, steps: Steps) -> None:
-    """Suspend to RAM and wake-up, then a reset; held memory must survive."""
-    guest.ask(f"hold {context.spec.touched_mib // 4}")
+def _suspend(guest: Guest) -> None:
     guest.console.send("suspend")
     guest.qmp.wait_event("SUSPEND", guest.left)
+
+
+def _passes(guest: Guest) -> dict[str, int]:
+    """How many there were for each cause; none where this QEMU knows nothing of passes."""
+    return dict((guest.prefault() or {}).get("repopulations", {}))
+
+
+@life
+def suspend(context: Context, guest: Guest, steps: Steps) -> None:
+    """Suspend to RAM and wake-up, then resets; held memory must survive the wake-up."""
+    guest.ask(f"hold {context.spec.touched_mib // 4}")
+    _suspend(guest)
     guest.qmp.command("system_wakeup")
     guest.console.expect("ok", guest.left, "suspend")
     guest.ask("check")
     _touch(context, guest)
-    steps.mark("suspend, wake-up")
+    steps.mark("suspend, wake-up", passes=_passes(guest))
     reset_guest(guest)
-    steps.mark("system_reset after wake-up")
+    steps.mark("system_reset after wake-up", passes=_passes(guest))
+    _suspend(guest)
+    guest.qmp.forget_events("RESET")
+    guest.qmp.command("system_reset")
+    guest.qmp.wait_event("RESET", guest.left)
+    # QEMU leaves it in the state "prelaunch"; the CMOS tells firmware to wake the guest up
+    guest.qmp.command("cont")
+    guest.console.expect("ok", guest.left, "suspend")
+    _touch(context, guest)
+    steps.mark("system_reset while suspended", passes=_passes(guest))
 
 
 @life

@@ -375,13 +375,25 @@ static bool take_turn(CPUState *cpu)
     return worked;
 }
 
+/*
+ * Beside the guest only once when asked, and not whenever it comes by: a guest
+ * that leaves often, or that an interrupted ioctl has leave at once, would get
+ * nowhere.
+ */
+static bool is_due(CPUState *cpu)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return p->hold || (p->state == KVM_PREFAULT_STATE_POPULATING &&
+                       qatomic_read(&kvm_prefault_vcpu(cpu)->turn_asked));
+}
+
 /* Do work, or wait until others have done it, unless something else is due */
 static void work_or_wait(CPUState *cpu)
 {
     KVMPrefault *p = &kvm_prefault;
 
-    while ((p->hold || p->state == KVM_PREFAULT_STATE_POPULATING) &&
-           !interrupted(cpu)) {
+    while (is_due(cpu) && !interrupted(cpu)) {
         bool worked = take_turn(cpu);
 
         /* let the next kick send a signal again */

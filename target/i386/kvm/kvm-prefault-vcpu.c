@@ -36,6 +36,8 @@ struct KVMPrefaultSaved {
     /* KVM has reset the vCPU (triple fault), or let it leave the stub */
     bool left_stub;
     struct kvm_lapic_state lapic;
+    /* struct kvm_run: exits of the guest's that the stub has met */
+    GPtrArray *exits;
 };
 
 /*
@@ -242,6 +244,7 @@ static void restore_state(CPUState *cpu, KVMPrefaultSaved *s)
 static void saved_free(KVMPrefaultSaved *s)
 {
     g_free(s->nested);
+    g_ptr_array_unref(s->exits);
     g_free(s);
 }
 
@@ -273,6 +276,7 @@ int kvm_arch_prefault_vcpu_enter(CPUState *cpu, int as_id,
     KVMPrefaultSaved *s = g_new0(KVMPrefaultSaved, 1);
     int ret = read_state(cpu, s);
 
+    s->exits = g_ptr_array_new_with_free_func(g_free);
     s->as_id = as_id;
     if (ret == 0) {
         ret = replace_state(cpu, s);
@@ -295,14 +299,26 @@ static void complete_exit(CPUState *cpu)
 
 void kvm_arch_prefault_vcpu_leave(CPUState *cpu, KVMPrefaultSaved *s)
 {
+    unsigned i;
+
     complete_exit(cpu);
     restore_state(cpu, s);
     kvm_prefault_stub_put(s->window);
+    for (i = 0; i < s->exits->len; i++) {
+        kvm_arch_handle_exit(cpu, g_ptr_array_index(s->exits, i));
+    }
     saved_free(s);
 }
 
-/* Returns: 0 if the stub has run to its end, else -errno */
-static int run_result(CPUState *cpu, int ret)
+/*
+ * Returns: 0 if the stub has run to its end, else -errno
+ *
+ * KVM may have an exit in store that the guest has caused, if a signal came
+ * first (KVM_REQ_IOAPIC_EOI_EXIT, KVM_REQ_HV_EXIT): QEMU gets it later, or an
+ * interrupt would never come again.  Reports of accesses to TPR, which want the
+ * guest's registers, come again by themselves.
+ */
+static int run_result(CPUState *cpu, KVMPrefaultSaved *s, int ret)
 {
     struct kvm_run *run = cpu->kvm_run;
 
@@ -314,7 +330,12 @@ static int run_result(CPUState *cpu, int ret)
         return run->io.port == KVM_PREFAULT_STUB_PORT ? 0 : -EIO;
     case KVM_EXIT_INTR:
         return -EINTR;
+    case KVM_EXIT_IOAPIC_EOI:
+    case KVM_EXIT_HYPERV:
+        g_ptr_array_add(s->exits, g_memdup2(run, sizeof(*run)));
+        return -EAGAIN;
     case KVM_EXIT_DIRTY_RING_FULL:
+    case KVM_EXIT_TPR_ACCESS:
         return -EAGAIN;
     case KVM_EXIT_MMIO:
         /* no memory slot */
@@ -325,8 +346,9 @@ static int run_result(CPUState *cpu, int ret)
 }
 
 /* Touch [@start, @end), linear addresses.  *@at: where the stub got to. */
-static int run_stub(CPUState *cpu, bool write, uint32_t start, uint32_t end,
-                    uint32_t stride, uint32_t *at)
+static int run_stub(CPUState *cpu, KVMPrefaultSaved *s, bool write,
+                    uint32_t start, uint32_t end, uint32_t stride,
+                    uint32_t *at)
 {
     struct kvm_regs regs = {
         .rip = kvm_prefault_stub_entry(write),
@@ -342,7 +364,7 @@ static int run_stub(CPUState *cpu, bool write, uint32_t start, uint32_t end,
     if (ret < 0) {
         return ret;
     }
-    ret = run_result(cpu, kvm_vcpu_ioctl(cpu, KVM_RUN, 0));
+    ret = run_result(cpu, s, kvm_vcpu_ioctl(cpu, KVM_RUN, 0));
     reason = cpu->kvm_run->exit_reason;
     if (ret < 0 && ret != -EINTR) {
         /* KVM must not complete an instruction in the state of the next run */
@@ -379,7 +401,7 @@ int kvm_arch_prefault_vcpu_touch(CPUState *cpu, KVMPrefaultSaved *s,
     *done = 0;
     while (*done < t->size && ret == 0) {
         length = kvm_prefault_touch_step(t, *done, &stride);
-        ret = run_stub(cpu, t->write, base + *done, base + *done + length,
+        ret = run_stub(cpu, s, t->write, base + *done, base + *done + length,
                        stride, &at);
         *done = at - base;
     }

@@ -126,5 +126,6 @@ def long_pass(context: Context) -> Info:
         if context.spec.options["event"] == "a snapshot is loaded":
             _monitor(guest, "savevm one")
             guest.wait_prefault(OVER)
+            steps.mark("long pass, snapshot saved", note=NOTE)
         return _long_pass(context, guest, plan, steps)
     return live(context, events, _started_with_disk, context.spec.options.get("boot_note"))

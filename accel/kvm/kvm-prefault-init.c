@@ -25,6 +25,7 @@
 #include "kvm-prefault-host.h"
 #include "kvm-prefault-method.h"
 #include "kvm-prefault-migration.h"
+#include "kvm-prefault-refine.h"
 
 /* Asked for and impossible: refuse.  Best effort: say why and go on. */
 static void impossible(bool refuse, Error *err)
@@ -134,6 +135,7 @@ static void init_tdp(KVMState *s, MachineState *ms)
         return;
     }
     p->tdp_on = true;
+    kvm_prefault_refine_slots();
 }
 
 static void report_nx_huge_pages(void)
@@ -258,11 +260,6 @@ static void init_mtrr_zap(KVMState *s)
     if (ret < 0 && p->config.mtrr_zap_set) {
         mtrr_zap_impossible(asked, ret);
     }
-}
-
-bool kvm_prefault_stable_slots(void)
-{
-    return kvm_prefault.tdp_on;
 }
 
 /*

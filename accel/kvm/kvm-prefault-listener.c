@@ -25,6 +25,7 @@
 #include "kvm-prefault-discard.h"
 #include "kvm-prefault-host.h"
 #include "kvm-prefault-pause.h"
+#include "kvm-prefault-refine.h"
 #include "trace.h"
 
 /*
@@ -36,11 +37,6 @@
 
 /* Device RAM above this is left to demand faults */
 #define DEVICE_RAM_BYTES_MAX (64 * MiB)
-
-typedef struct PrefaultListener {
-    MemoryListener listener;
-    int as_id;
-} PrefaultListener;
 
 /* What the transaction in progress has done, over all address spaces */
 static bool slots_added, slots_deleted;
@@ -56,23 +52,11 @@ bool kvm_prefault_is_ram(MemoryRegion *mr)
            object_dynamic_cast(mr->owner, TYPE_MEMORY_BACKEND);
 }
 
-/* As kvm_set_phys_mem() sees it */
-static bool is_slot(MemoryRegion *mr)
-{
-    if (memory_region_is_ram_device(mr)) {
-        return false;
-    }
-    return memory_region_is_ram(mr) || memory_region_is_romd(mr);
-}
-
 static bool wanted(MemoryRegionSection *section)
 {
-    uint64_t size = int128_get64(section->size);
-
-    return is_slot(section->mr) &&
-           QEMU_IS_ALIGNED(section->offset_within_address_space | size,
-                           qemu_real_host_page_size()) &&
-           (kvm_prefault_is_ram(section->mr) || size <= DEVICE_RAM_BYTES_MAX);
+    return kvm_prefault_is_ram(section->mr) ||
+           (!memory_region_is_ram_device(section->mr) &&
+            int128_get64(section->size) <= DEVICE_RAM_BYTES_MAX);
 }
 
 /*
@@ -122,10 +106,8 @@ static void add_managed(MemoryRegionSection *section, int as_id)
     slots_added |= kvm_prefault.ranges.work_bytes != before;
 }
 
-static void prefault_region_add(MemoryListener *listener,
-                                MemoryRegionSection *section)
+static void slot_added(MemoryRegionSection *section, int as_id)
 {
-    PrefaultListener *l = container_of(listener, PrefaultListener, listener);
     bool ram = kvm_prefault_is_ram(section->mr);
 
     if (!wanted(section) || (!ram && !kvm_prefault.tdp_on)) {
@@ -136,11 +118,11 @@ static void prefault_region_add(MemoryListener *listener,
     } else {
         kvm_prefault_host_track(section->mr, true);
         if (memory_region_has_ram_discard_manager(section->mr)) {
-            add_managed(section, l->as_id);
+            add_managed(section, as_id);
             return;
         }
     }
-    kvm_prefault_ranges_add(&kvm_prefault.ranges, l->as_id,
+    kvm_prefault_ranges_add(&kvm_prefault.ranges, as_id,
                             section->offset_within_address_space,
                             int128_get64(section->size), ram,
                             ram && is_large(section),
@@ -148,26 +130,31 @@ static void prefault_region_add(MemoryListener *listener,
     slots_added = true;
 }
 
-static void prefault_region_del(MemoryListener *listener,
-                                MemoryRegionSection *section)
+static void slot_deleted(MemoryRegionSection *section, int as_id)
 {
-    PrefaultListener *l = container_of(listener, PrefaultListener, listener);
     bool ram = kvm_prefault_is_ram(section->mr);
     bool known = true;
 
-    if (ram && wanted(section) &&
-        memory_region_has_ram_discard_manager(section->mr)) {
-        kvm_prefault_discard_del(section, l->as_id);
+    if (ram && memory_region_has_ram_discard_manager(section->mr)) {
+        kvm_prefault_discard_del(section, as_id);
     } else {
-        known = kvm_prefault_ranges_del(&kvm_prefault.ranges, l->as_id,
+        known = kvm_prefault_ranges_del(&kvm_prefault.ranges, as_id,
                                         section->offset_within_address_space,
                                         int128_get64(section->size));
     }
     if (known && ram) {
         kvm_prefault_host_track(section->mr, false);
     }
-    /* flash that has just left ROM mode does not look like a slot any more */
-    slots_deleted |= known || is_slot(section->mr);
+    slots_deleted = true;
+}
+
+static void slot_changed(MemoryRegionSection *section, int as_id, bool add)
+{
+    if (add) {
+        slot_added(section, as_id);
+    } else {
+        slot_deleted(section, as_id);
+    }
 }
 
 /* Whether the work is to be done before the guest's next instruction */
@@ -201,8 +188,10 @@ static bool populate_inline(void)
 static void prefault_commit(MemoryListener *listener)
 {
     KVMPrefault *p = &kvm_prefault;
-    bool zapped_all = slots_deleted && p->slot_zap == KVM_SLOT_ZAP_ALL;
+    bool zapped_all;
 
+    kvm_prefault_tell_slots(slot_changed);
+    zapped_all = slots_deleted && p->slot_zap == KVM_SLOT_ZAP_ALL;
     kvm_prefault_host_commit();
     kvm_prefault_host_release();
     if (!slots_added && !zapped_all) {
@@ -287,24 +276,21 @@ void kvm_prefault_renew_slots(void)
     memory_region_set_enabled(get_system_memory(), true);
 }
 
-void kvm_prefault_add_address_space(AddressSpace *as, int as_id)
+void kvm_prefault_add_address_space(AddressSpace *as)
 {
-    PrefaultListener *l;
+    MemoryListener *l;
 
     if (!kvm_prefault.tdp_on && kvm_prefault.pin == KVM_PIN_RAM_OFF) {
         return;
     }
-    l = g_new0(PrefaultListener, 1);
-    l->as_id = as_id;
-    l->listener = (MemoryListener) {
+    l = g_new(MemoryListener, 1);
+    *l = (MemoryListener) {
         .name = "kvm-prefault",
         .priority = MEMORY_LISTENER_PRIORITY_ACCEL + 1,
         .begin = prefault_begin,
-        .region_add = prefault_region_add,
-        .region_del = prefault_region_del,
         .commit = prefault_commit,
         .log_global_start = prefault_log_global_start,
         .log_global_stop = prefault_log_global_stop,
     };
-    memory_listener_register(&l->listener, as);
+    memory_listener_register(l, as);
 }

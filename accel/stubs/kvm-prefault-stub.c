@@ -12,11 +12,6 @@
 #include "hw/hotplug.h"
 #include "system/kvm_prefault.h"
 
-bool kvm_prefault_stable_slots(void)
-{
-    return false;
-}
-
 void kvm_prefault_class_init(ObjectClass *oc)
 {
 }
@@ -25,7 +20,24 @@ void kvm_prefault_init(KVMState *s, MachineState *ms)
 {
 }
 
-void kvm_prefault_add_address_space(AddressSpace *as, int as_id)
+void kvm_prefault_add_address_space(AddressSpace *as)
+{
+}
+
+void kvm_prefault_keep_slots(KVMMemoryListener *kml,
+                             int (*flags_of)(MemoryRegion *mr))
+{
+}
+
+hwaddr kvm_prefault_slot_size(KVMMemoryListener *kml, hwaddr start,
+                              hwaddr size)
+{
+    return size;
+}
+
+void kvm_prefault_slot_changed(KVMMemoryListener *kml,
+                               MemoryRegionSection *section, hwaddr start,
+                               hwaddr size, bool add)
 {
 }
 

@@ -9,9 +9,13 @@
 #ifndef SYSTEM_KVM_PREFAULT_H
 #define SYSTEM_KVM_PREFAULT_H
 
+#include "exec/hwaddr.h"
 #include "hw/hotplug.h"
 #include "qom/object.h"
 #include "system/kvm.h"
+
+/* system/kvm_int.h is not for all targets */
+typedef struct KVMMemoryListener KVMMemoryListener;
 
 /**
  * kvm_prefault_machine_options: move accelerator properties out of -machine
@@ -32,14 +36,6 @@ void kvm_prefault_machine_options(QDict *opts);
 void kvm_prefault_check_accel(void);
 
 /**
- * kvm_prefault_stable_slots: whether RAM must stay in slots of its own
- *
- * Returns: true if boards shall lay out RAM so that firmware never deletes
- * the memory slots at and above 1 MiB.
- */
-bool kvm_prefault_stable_slots(void);
-
-/**
  * kvm_prefault_class_init: add the properties to the kvm accelerator
  * @oc: class of the kvm accelerator
  */
@@ -57,11 +53,50 @@ void kvm_prefault_init(KVMState *s, MachineState *ms);
 /**
  * kvm_prefault_add_address_space: follow the memory slots of @as
  * @as: an address space that KVM has just been made to follow
- * @as_id: its number in KVM
  *
  * Our listener must stand behind KVM's own, whose commit changes the slots.
  */
-void kvm_prefault_add_address_space(AddressSpace *as, int as_id);
+void kvm_prefault_add_address_space(AddressSpace *as);
+
+/**
+ * kvm_prefault_keep_slots: have memory slots outlive a change of the flat view
+ * @kml: one of KVM's memory listeners, whose transaction is to be committed
+ * @flags_of: the flags of a slot with memory of @mr
+ *
+ * Takes slots that the new view maps as they are out of both lists of the
+ * transaction.  What is left there are slots, and sections that have none.
+ * Does nothing without prefault.
+ *
+ * Context: BQL held, which protects the slots against changes.
+ */
+void kvm_prefault_keep_slots(KVMMemoryListener *kml,
+                             int (*flags_of)(MemoryRegion *mr));
+
+/**
+ * kvm_prefault_slot_size: where to find the next slot of a section
+ * @kml: one of KVM's memory listeners
+ * @start: an address in a section, at which a slot begins if it has any
+ * @size: bytes from there on that would be one slot without prefault
+ *
+ * Returns: the size of the slot that begins at @start, or @size.
+ * Context: BQL held, or the lock of the slots.
+ */
+hwaddr kvm_prefault_slot_size(KVMMemoryListener *kml, hwaddr start,
+                              hwaddr size);
+
+/**
+ * kvm_prefault_slot_changed: KVM has, or has no longer, a memory slot
+ * @kml: the memory listener that it belongs to
+ * @section: the section that it is in
+ * @start: its guest-physical address
+ * @size: its size in bytes
+ * @add: whether it has come or gone
+ *
+ * Context: BQL and the lock of the slots held.
+ */
+void kvm_prefault_slot_changed(KVMMemoryListener *kml,
+                               MemoryRegionSection *section, hwaddr start,
+                               hwaddr size, bool add);
 
 /**
  * kvm_prefault_slot_flags: additional flags of a memory slot

@@ -51,6 +51,19 @@ class Lifecycle(LabTest):
         """System management interrupts at run time and after a reset."""
         self.check_events("smi-q35")
 
+    def test_flat_view(self):
+        """Slots of RAM above 1 MiB are made once, and nobody but KVM sees that."""
+        row = self.row("flat-view")
+        for machine, (stock, prefault) in [*row["stopped"].items(), *row["booted"].items()]:
+            self.assertEqual(stock, prefault, machine)
+            self.assertIn("ram): pc.ram KVM", "".join(stock), machine)
+        for machine, (stock, prefault) in row["slots"].items():
+            stock, prefault = ([(slot["as_id"], slot["gpa"]) for slot in slots
+                                if slot["gpa"] >= 1 << 20] for slots in (stock, prefault))
+            self.assertGreater(len(stock), len(set(stock)), "firmware has changed nothing")
+            self.assertEqual(len(prefault), len(set(prefault)), f"made anew: {prefault}")
+            self.assertGreater(len(prefault), 2 * len(set(stock)), "RAM is not in units")
+
     def test_stock_faults_again(self):
         """Without prefault each reset costs hundreds of faults: the marks work."""
         row = self.row("reset-stock")

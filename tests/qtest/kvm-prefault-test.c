@@ -296,14 +296,51 @@ static void test_hmp(void)
     qtest_quit(qts);
 }
 
-static void test_layout_is_upstream_when_off(void)
+static int compare_strings(const void *a, const void *b)
 {
-    QTestState *qts = qtest_init("-M q35,prefault=off -m 256");
-    g_autofree char *text = qtest_hmp(qts, "info mtree -f");
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
-    g_assert_null(strstr(text, "ram-above-1m"));
-    g_assert_null(strstr(text, "ram-tseg"));
+/*
+ * All flat views before the machine's first instruction; their order, and so
+ * their number, is that of a hash table
+ */
+static GStrv flat_views(const char *machine, const char *mode)
+{
+    QTestState *qts = qtest_initf("-M %s -accel kvm,prefault=%s -m 64 -S",
+                                  machine, mode);
+    g_autofree char *text = qtest_hmp(qts, "info mtree -f");
+    GStrv views = g_strsplit(text, "FlatView #", -1);
+    unsigned i;
+
+    assert_contains(text, "ram): pc.ram KVM");
+    for (i = 0; views[i]; i++) {
+        unsigned digits = strspn(views[i], "0123456789");
+
+        memmove(views[i], views[i] + digits, strlen(views[i] + digits) + 1);
+    }
+    qsort(views, i, sizeof(*views), compare_strings);
     qtest_quit(qts);
+    return views;
+}
+
+/* With prefault in force where KVM has second-level tables */
+static void test_flat_view_is_upstream(gconstpointer machine)
+{
+    bool in_force = tdp_in_use() && kvm_can_prefault();
+    g_auto(GStrv) off = NULL, on = NULL;
+    unsigned i;
+
+    if (!have_kvm() || !qtest_has_machine(machine)) {
+        g_test_skip("needs KVM, and the machine type to be built");
+        return;
+    }
+    off = flat_views(machine, "off");
+    on = flat_views(machine, in_force ? "on" : "auto");
+    for (i = 0; off[i] && on[i]; i++) {
+        g_assert_cmpstr(off[i], ==, on[i]);
+    }
+    g_assert_true(!off[i] && !on[i]);
 }
 
 int main(int argc, char **argv)
@@ -328,7 +365,13 @@ int main(int argc, char **argv)
     qtest_add_func("/kvm-prefault/command-without-kvm",
                    test_command_without_kvm);
     qtest_add_func("/kvm-prefault/hmp", test_hmp);
-    qtest_add_func("/kvm-prefault/layout-is-upstream-when-off",
-                   test_layout_is_upstream_when_off);
+    qtest_add_data_func("/kvm-prefault/flat-view-is-upstream/pc", "pc",
+                        test_flat_view_is_upstream);
+    qtest_add_data_func("/kvm-prefault/flat-view-is-upstream/q35", "q35",
+                        test_flat_view_is_upstream);
+    qtest_add_data_func("/kvm-prefault/flat-view-is-upstream/microvm",
+                        "microvm", test_flat_view_is_upstream);
+    qtest_add_data_func("/kvm-prefault/flat-view-is-upstream/isapc", "isapc",
+                        test_flat_view_is_upstream);
     return g_test_run();
 }

@@ -17,8 +17,8 @@ EVERY = 0x7fffffff
 CASES_PER_RUN = 40
 
 # Files of ours, as they are compiled into QEMU, and functions that others may call.
-OUR_FILE = re.compile(r"(kvm-prefault[\w-]*|pc-ram-layout)\.c$")
-OUR_NAME = re.compile(r"(kvm_(arch_)?prefault|qmp_(query_)?kvm_prefault|pc_ram_layout)")
+OUR_FILE = re.compile(r"kvm-prefault[\w-]*\.c$")
+OUR_NAME = re.compile(r"(kvm_(arch_)?prefault|qmp_(query_)?kvm_prefault)")
 
 # In the names of cases: before a vCPU does our work, and when it gets its state back.
 WITHIN = {"": "", "kvm_arch_prefault_vcpu_enter": "entering",

@@ -29,11 +29,12 @@
 #include "trace.h"
 
 /*
- * Slots that firmware changes while it runs are populated at once, on the
- * vCPU thread that changed them, up to this size: the first MiB and TSEG, in
- * both address spaces.  Above that the guest would notice the pause.
+ * Slots that change while the guest runs are populated at once, on the vCPU
+ * thread that changed them, up to this size: the first MiB, a TSEG of 64 MiB,
+ * or a unit of RAM (kvm-prefault-slots.c), in both address spaces.  Above that
+ * the guest would notice the pause.
  */
-#define INLINE_BYTES_MAX (48 * MiB)
+#define INLINE_BYTES_MAX (80 * MiB)
 
 /* Device RAM above this is left to demand faults */
 #define DEVICE_RAM_BYTES_MAX (64 * MiB)

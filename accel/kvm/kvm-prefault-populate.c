@@ -97,6 +97,10 @@ int kvm_prefault_thread_create(pthread_t *thread, const char *name,
     sigdelset(&set, SIGILL);
     pthread_sigmask(SIG_SETMASK, &set, &oldset);
     ret = pthread_create(thread, &attr, fn, opaque);
+    if (ret == EPERM || ret == EINVAL) {
+        /* CPUs that may not be chosen: -sandbox resourcecontrol=deny */
+        ret = pthread_create(thread, NULL, fn, opaque);
+    }
     pthread_sigmask(SIG_SETMASK, &oldset, NULL);
     pthread_attr_destroy(&attr);
     if (ret == 0) {

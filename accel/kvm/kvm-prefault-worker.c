@@ -31,11 +31,13 @@
 
 /*
  * Time or calls without any progress after which a vCPU leaves work to others:
- * a shorter time when the guest has run, because then somebody waits for it.
+ * less when the guest has run, because then somebody waits for it, and calls are
+ * a turn apart.
  */
 #define STALLED_MAX_US (10 * G_USEC_PER_SEC)
 #define STALLED_MAX_RUNNING_US (G_USEC_PER_SEC / 2)
 #define STALLED_MAX_CALLS 300
+#define STALLED_MAX_RUNNING_CALLS 30
 
 /*
  * KVM_PRE_FAULT_MEMORY makes no progress with an obsolete root.  One call may
@@ -69,9 +71,12 @@ static bool is_stalled(KVMPrefaultVCPU *v, uint64_t done, int64_t us)
     }
     v->stalled_us += us;
     v->stalled_calls++;
+    if (kvm_prefault.guest_has_run) {
+        return v->stalled_calls >= STALLED_MAX_RUNNING_CALLS ||
+               v->stalled_us >= STALLED_MAX_RUNNING_US;
+    }
     return v->stalled_calls >= STALLED_MAX_CALLS ||
-           v->stalled_us >= (kvm_prefault.guest_has_run ?
-                             STALLED_MAX_RUNNING_US : STALLED_MAX_US);
+           v->stalled_us >= STALLED_MAX_US;
 }
 
 /*

@@ -18,7 +18,9 @@ KHUGEPAGED = Path("/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_mil
 POISONED_AT = (AT_MIB + SMALL_MIB // 2 << 20) + 0x5000
 # Pages that the guest does use, a MiB from each other.
 MOVED_FROM, MOVED = 64 << 20, 32
-PAUSE_OF_REPAIRS = 30
+# Five times as long as a pass takes that leaves four fifths of the time to the guest.
+PAUSE_OF_REPAIRS = 90
+LOST = "mappings were lost"
 ADDRESS = re.compile(r"is (0x\w+)")
 
 
@@ -46,8 +48,9 @@ def _move(guest: Guest) -> int:
 
 
 def _noticed(info: dict[str, Any]) -> bool:
-    """A pass has found that something cannot be mapped."""
-    return info["state"] == "partial" and info["populated-bytes"] < info["total-bytes"]
+    """A pass has found that something cannot be mapped, and no other is due."""
+    return (info["state"] == "partial" and info["populated-bytes"] < info["total-bytes"]
+            and not any(LOST in reason for reason in info["reasons"]))
 
 
 def _poison(guest: Guest, steps: Steps) -> dict[str, Any]:

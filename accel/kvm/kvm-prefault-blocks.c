@@ -135,6 +135,25 @@ void kvm_prefault_host_plugged(MemoryRegion *mr, uint64_t offset,
     mark_stale();
 }
 
+uint64_t kvm_prefault_blocks_pending(MemoryRegion *mr, uint64_t offset,
+                                     uint64_t size)
+{
+    KVMPrefaultBlock part = kvm_prefault_block(mr, offset, size);
+    uint64_t sum = size;
+    unsigned i;
+
+    for (i = 0; fresh && i < fresh->len; i++) {
+        const KVMPrefaultBlock *block = &g_array_index(fresh,
+                                                       KVMPrefaultBlock, i);
+
+        if (block->host == part.host && block->size == size) {
+            sum -= size;
+        }
+        sum += block->backend == part.backend ? block->size : 0;
+    }
+    return sum;
+}
+
 /* What is new and not within @hole */
 static GArray *fresh_but(KVMPrefaultHole hole)
 {

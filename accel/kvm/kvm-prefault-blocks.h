@@ -45,6 +45,18 @@ GArray *kvm_prefault_blocks(void);
 GArray *kvm_prefault_blocks_new(bool keep);
 
 /**
+ * kvm_prefault_blocks_pending: what a part of a backend would need, together
+ * with what has come of the backend and is not there yet
+ *
+ * A device tells of what it plugs slot by slot, before any of it is allocated.
+ *
+ * Context: BQL held.
+ * Returns: bytes; a part that has come already counts once.
+ */
+uint64_t kvm_prefault_blocks_pending(MemoryRegion *mr, uint64_t offset,
+                                     uint64_t size);
+
+/**
  * kvm_prefault_blocks_forget: memory that is new is not there any more
  * @block: all of it, or a part
  *

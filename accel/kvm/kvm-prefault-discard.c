@@ -57,13 +57,15 @@ static bool is_strict(void)
 
 static bool admit(MemoryRegionSection *section)
 {
+    uint64_t offset = section->offset_within_region;
+    uint64_t size = kvm_prefault_blocks_pending(section->mr, offset,
+                                                int128_get64(section->size));
     Error *err = NULL;
     static bool warned;
 
     g_clear_pointer(&refused, g_free);
     if (!is_strict() ||
-        kvm_prefault_host_admits(section->mr, section->offset_within_region,
-                                 int128_get64(section->size), &err)) {
+        kvm_prefault_host_admits(section->mr, offset, size, &err)) {
         return true;
     }
     error_prepend(&err, "memory of '%s' is not plugged: ",

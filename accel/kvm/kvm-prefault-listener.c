@@ -158,15 +158,20 @@ static void slot_changed(MemoryRegionSection *section, int as_id, bool add)
     }
 }
 
-/* Whether the work is to be done before the guest's next instruction */
-static bool is_small_change(void)
+/* Whether a vCPU has changed slots of a guest that is kept mapped */
+static bool is_by_vcpu(void)
 {
     KVMPrefault *p = &kvm_prefault;
 
     return qemu_in_vcpu_thread() && p->tdp_on && p->first_pass_done &&
            !p->settling && !p->suspended &&
-           p->state != KVM_PREFAULT_STATE_POPULATING &&
-           p->ranges.work_bytes <= INLINE_BYTES_MAX;
+           p->state != KVM_PREFAULT_STATE_POPULATING;
+}
+
+/* Whether the work is to be done before the guest's next instruction */
+static bool is_small_change(void)
+{
+    return is_by_vcpu() && kvm_prefault.ranges.work_bytes <= INLINE_BYTES_MAX;
 }
 
 /*
@@ -184,6 +189,21 @@ static bool populate_inline(void)
     }
     p->causes[KVM_PREFAULT_CAUSE_SLOTS]++;
     return true;
+}
+
+/*
+ * All vCPUs wait, for 'prefault-max-hold' at most, if one of them has changed
+ * slots.  Without 'prefault-wait' only for what is small.
+ */
+static void request_slots(void)
+{
+    bool hold = is_small_change() ||
+                (is_by_vcpu() && kvm_prefault.config.wait);
+
+    kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
+    if (hold) {
+        kvm_prefault_hold();
+    }
 }
 
 static void prefault_commit(MemoryListener *listener)
@@ -216,11 +236,8 @@ static void prefault_commit(MemoryListener *listener)
         (p->settling || p->background ||
          p->state != KVM_PREFAULT_STATE_POPULATING)) {
         kvm_prefault_settle();
-    } else if (!is_small_change()) {
-        kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
-    } else if (!populate_inline()) {
-        kvm_prefault_request(KVM_PREFAULT_CAUSE_SLOTS);
-        kvm_prefault_hold();
+    } else if (!is_small_change() || !populate_inline()) {
+        request_slots();
     }
 }
 
@@ -235,7 +252,10 @@ static bool populate_if_device(Int128 start, Int128 length,
         .size = length,
     };
 
-    if (!kvm_prefault_is_ram(section.mr) && wanted(&section)) {
+    /* a flat view has MMIO as well, slots have not */
+    if ((memory_region_is_ram(section.mr) ||
+         memory_region_is_romd(section.mr)) &&
+        !kvm_prefault_is_ram(section.mr) && wanted(&section)) {
         populate_device_ram(&section);
     }
     return false;

@@ -33,10 +33,11 @@ class Lifecycle(LabTest):
     def check_suspend(self, name: str) -> None:
         """No fault; a wake-up is counted as one, and a reset of a sleeping guest as a reset."""
         row = self.check_events(name)
-        awake, after, asleep = (step["passes"] for step in row["events"] if "passes" in step)
+        awake, after, *more = (step["passes"] for step in row["events"] if "passes" in step)
         self.assertEqual((awake["wakeup"], awake["reset"]), (1, 0), row["events"])
         self.assertGreater(after["reset"], 0)
-        self.assertEqual((asleep["wakeup"], asleep["reset"]), (1, after["reset"] + 1),
+        self.assertEqual([(asleep["wakeup"], asleep["reset"]) for asleep in more],
+                         [(1, after["reset"] + 1)] if row["machine"] == "pc" else [],
                          row["events"])
 
     def test_suspend_pc(self):
@@ -56,7 +57,7 @@ class Lifecycle(LabTest):
         row = self.row("flat-view")
         for machine, (stock, prefault) in [*row["stopped"].items(), *row["booted"].items()]:
             self.assertEqual(stock, prefault, machine)
-            self.assertIn("ram): pc.ram KVM", "".join(stock), machine)
+            self.assertRegex("".join(stock), r"ram\): mem .*KVM", machine)
         for machine, (stock, prefault) in row["slots"].items():
             stock, prefault = ([(slot["as_id"], slot["gpa"]) for slot in slots
                                 if slot["gpa"] >= 1 << 20] for slots in (stock, prefault))

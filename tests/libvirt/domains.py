@@ -45,6 +45,8 @@ class Maker:
         fit = domainxml.Fit(
             mem_mib=128, vcpus=1, disk=str(self._disk), emulator=str(self._qemu),
             serial=str(self._scratch / f"serial{number}"), cpu="host-passthrough",
+            # nested hosts may offer bits of its MSR that they do not take (0x10a)
+            without=("arch-capabilities",),
             host_cpus=os.cpu_count() or 1, limits=False)
         for name, value in more.items():
             setattr(fit, name, value)

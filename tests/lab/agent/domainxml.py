@@ -30,6 +30,8 @@ class Fit:
     emulator: str = ""
     machine_options: str = ""
     cpu: str = ""
+    # Features of the host's CPU that its KVM offers, but refuses when they are set.
+    without: tuple[str, ...] = ()
     host_cpus: int = 1
     # False: limits cannot be set or lifted here.
     limits: bool = True
@@ -104,6 +106,8 @@ def _fit_cpus(domain: ET.Element, fit: Fit) -> None:
     on_one_node(domain)
     if fit.cpu:
         _one(domain, "cpu").set("mode", fit.cpu)
+    for name in fit.without:
+        ET.SubElement(_one(domain, "cpu"), "feature", {"policy": "disable", "name": name})
 
 
 def _fit_boot(domain: ET.Element, fit: Fit) -> None:

@@ -107,6 +107,12 @@ def suspend(context: Context, guest: Guest, steps: Steps) -> None:
     steps.mark("suspend, wake-up", passes=_passes(guest))
     reset_guest(guest)
     steps.mark("system_reset after wake-up", passes=_passes(guest))
+    if context.spec.machine == "pc":
+        # a guest on q35 cannot switch itself off after that
+        _reset_asleep(context, guest, steps)
+
+
+def _reset_asleep(context: Context, guest: Guest, steps: Steps) -> None:
     _suspend(guest)
     guest.qmp.forget_events("RESET")
     guest.qmp.command("system_reset")

@@ -63,6 +63,7 @@ static void begin_pass(KVMPrefaultCause cause)
         p->requested_us = g_get_monotonic_time();
         p->busy_until_us = 0;
         p->busy = false;
+        p->given_up_as = 0;
     }
     if (cause != KVM_PREFAULT_CAUSE_SLOTS) {
         /* everything is done again */

@@ -60,7 +60,8 @@ static bool is_retry(int ret)
 }
 
 /* Whether @v has been interrupted without any progress for too long */
-static bool is_stalled(KVMPrefaultVCPU *v, uint64_t done, int64_t us)
+static bool is_stalled(KVMPrefaultVCPU *v, int as_id, uint64_t done,
+                       int64_t us)
 {
     if (done || v->stalled_pass_us != kvm_prefault.requested_us) {
         v->stalled_pass_us = kvm_prefault.requested_us;
@@ -71,6 +72,10 @@ static bool is_stalled(KVMPrefaultVCPU *v, uint64_t done, int64_t us)
     }
     v->stalled_us += us;
     v->stalled_calls++;
+    if (kvm_prefault.given_up_as & (1u << as_id)) {
+        /* a guest that changes slots all the time would keep the pass alive */
+        return true;
+    }
     if (kvm_prefault.guest_has_run) {
         return v->stalled_calls >= STALLED_MAX_RUNNING_CALLS ||
                v->stalled_us >= STALLED_MAX_RUNNING_US;
@@ -96,7 +101,8 @@ static int map_unlocked(CPUState *cpu, const KVMPrefaultSession *session,
     us = kvm_prefault_ioctl_end(v);
     kvm_prefault.turn_us = MAX(kvm_prefault.turn_us, us);
 
-    return is_stalled(v, *done, us) && is_retry(ret) ? -ETIMEDOUT : ret;
+    return is_stalled(v, chunk->as_id, *done, us) && is_retry(ret) ?
+           -ETIMEDOUT : ret;
 }
 
 static int map_locked(CPUState *cpu, const KVMPrefaultSession *session,
@@ -179,6 +185,7 @@ static void nobody_can(int as_id, int ret)
     if ((p->not_now_as & (1u << as_id)) && kvm_prefault_wait_for_vcpus()) {
         return;
     }
+    p->given_up_as |= 1u << as_id;
     kvm_prefault_reason(p->pass_reasons,
                         "no vCPU can populate address space %d now: %s",
                         as_id, why ? why : strerror(-ret));
@@ -299,12 +306,27 @@ static void renew_root(CPUState *cpu)
     kvm_arch_prefault_renew_root(cpu);
 }
 
-/* Work in @as_id until none is left, or for one bounded chunk */
-static bool work_in_as(CPUState *cpu, int as_id)
+/*
+ * Whether a turn goes on: beside the guest until it has done its share, or has
+ * been interrupted.
+ */
+static bool goes_on(CPUState *cpu, uint64_t bytes, int ret)
 {
     KVMPrefault *p = &kvm_prefault;
+
+    if (!kvm_prefault_in_tables() || wants_new_root(cpu) || interrupted(cpu)) {
+        return false;
+    }
+    return p->hold ? !kvm_prefault_pause_over()
+                   : bytes < TURN_BYTES_RUNNING && !is_retry(ret);
+}
+
+/* Work in @as_id until none is left, or for one bounded turn */
+static bool work_in_as(CPUState *cpu, int as_id)
+{
     KVMPrefaultSession session;
     bool worked = false;
+    uint64_t bytes = 0;
     int ret;
 
     ret = kvm_prefault_method_enter(cpu, as_id, &session);
@@ -322,11 +344,11 @@ static bool work_in_as(CPUState *cpu, int as_id)
         }
         worked = true;
         ret = map_unlocked(cpu, &session, chunk, &done);
+        bytes += done;
         if (!finish_chunk(cpu, chunk, ret, done)) {
             break;
         }
-    } while (p->hold && kvm_prefault_in_tables() && !wants_new_root(cpu) &&
-             !kvm_prefault_pause_over() && !interrupted(cpu));
+    } while (goes_on(cpu, bytes, ret));
     kvm_prefault_method_leave(cpu, &session);
     return worked;
 }
@@ -353,6 +375,14 @@ static bool may_visit(int as_id)
     return as_id == 0 || !kvm_prefault.hold || kvm_prefault_quiescent();
 }
 
+static bool may_work(void)
+{
+    KVMPrefault *p = &kvm_prefault;
+
+    return kvm_prefault_in_tables() &&
+           qatomic_read(&p->inflight) < p->threads && !method_must_wait();
+}
+
 /* One turn of work.  Returns false if there was nothing to do for @cpu. */
 static bool take_turn(CPUState *cpu)
 {
@@ -360,17 +390,17 @@ static bool take_turn(CPUState *cpu)
     bool worked = false;
     int as_id;
 
-    if (!kvm_prefault_in_tables() ||
-        qatomic_read(&p->inflight) >= p->threads || method_must_wait()) {
+    if (!may_work()) {
         return false;
     }
     if (wants_new_root(cpu)) {
         renew_root(cpu);
     }
-    for (as_id = 0; as_id < p->nr_as && !worked; as_id++) {
+    /* all of them in each turn, or new work in one would starve the next */
+    for (as_id = 0; as_id < p->nr_as; as_id++) {
         if (has_work(as_id) && can_populate(cpu, as_id) &&
-            may_visit(as_id)) {
-            worked = work_in_as(cpu, as_id);
+            may_visit(as_id) && may_work()) {
+            worked |= work_in_as(cpu, as_id);
         }
     }
     /* also if all that was left was poisoned */

@@ -205,7 +205,10 @@ static void mark_unable(CPUState *cpu, int as_id, int ret)
         v->unable = 0;
     }
     v->unable |= 1u << as_id;
-    v->stalled_us = v->stalled_calls = 0;
+    if (!(kvm_prefault.given_up_as & (1u << as_id))) {
+        /* it says nothing about other address spaces */
+        v->stalled_us = v->stalled_calls = 0;
+    }
     if (why_not_now(ret)) {
         kvm_prefault.not_now_as |= 1u << as_id;
     }

@@ -57,7 +57,7 @@ class Lifecycle(LabTest):
         row = self.row("flat-view")
         for machine, (stock, prefault) in [*row["stopped"].items(), *row["booted"].items()]:
             self.assertEqual(stock, prefault, machine)
-            self.assertRegex("".join(stock), r"ram\): mem .*KVM", machine)
+            self.assertRegex("".join(stock), r"ram\): (pc\.ram|mem) .*KVM", machine)
         for machine, (stock, prefault) in row["slots"].items():
             stock, prefault = ([(slot["as_id"], slot["gpa"]) for slot in slots
                                 if slot["gpa"] >= 1 << 20] for slots in (stock, prefault))

@@ -169,6 +169,23 @@ static void set_mtrr_zap(Object *obj, const char *value, Error **errp)
     }
 }
 
+/* @what: said of a value that is none, or more than @max */
+static void set_number(Object *obj, Visitor *v, const char *name,
+                       uint32_t max, const char *what, uint32_t *number,
+                       Error **errp)
+{
+    uint32_t value;
+
+    if (!still_settable(obj, name, errp)) {
+        return;
+    }
+    if (!visit_type_uint32(v, name, &value, NULL) || value > max) {
+        error_setg(errp, "'%s' must be %s", name, what);
+        return;
+    }
+    *number = value;
+}
+
 static void get_threads(Object *obj, Visitor *v, const char *name,
                         void *opaque, Error **errp)
 {
@@ -179,19 +196,8 @@ static void get_threads(Object *obj, Visitor *v, const char *name,
 static void set_threads(Object *obj, Visitor *v, const char *name,
                         void *opaque, Error **errp)
 {
-    Error *err = NULL;
-    uint32_t value;
-
-    if (!still_settable(obj, name, errp)) {
-        return;
-    }
-    if (!visit_type_uint32(v, name, &value, &err)) {
-        error_free(err);
-        error_setg(errp, "'%s' must be a number from 0 (automatic) to the "
-                   "number of vCPUs", name);
-        return;
-    }
-    kvm_prefault.config.threads = value;
+    set_number(obj, v, name, UINT32_MAX, "a number from 0 (automatic) to the "
+               "number of vCPUs", &kvm_prefault.config.threads, errp);
 }
 
 static void get_max_hold(Object *obj, Visitor *v, const char *name,
@@ -203,19 +209,9 @@ static void get_max_hold(Object *obj, Visitor *v, const char *name,
 static void set_max_hold(Object *obj, Visitor *v, const char *name,
                          void *opaque, Error **errp)
 {
-    Error *err = NULL;
-    uint32_t value;
-
-    if (!still_settable(obj, name, errp)) {
-        return;
-    }
-    if (!visit_type_uint32(v, name, &value, &err) || value > MAX_HOLD_MS) {
-        error_free(err);
-        error_setg(errp, "'%s' must be a number of milliseconds from 1 to %d, "
-                   "or 0 (no limit)", name, MAX_HOLD_MS);
-        return;
-    }
-    kvm_prefault.config.max_hold_ms = value;
+    set_number(obj, v, name, MAX_HOLD_MS, "a number of milliseconds from 1 to "
+               stringify(MAX_HOLD_MS) ", or 0 (no limit)",
+               &kvm_prefault.config.max_hold_ms, errp);
 }
 
 static void add_choice(ObjectClass *oc, const char *name,

@@ -153,7 +153,7 @@ typedef struct KVMPrefault {
     uint64_t pass;
     uint64_t attempt;           /* vCPUs that were unable are asked again */
     uint32_t not_now_as;        /* address spaces that some vCPU may do later */
-    uint32_t given_up_as;       /* ... but have not done in this pass */
+    uint32_t given_up_as;       /* those that nobody has done in this pass */
     bool busy;                  /* no vCPU is able to do some work now */
     bool retry;                 /* ... and it has been dropped because of that */
     int64_t busy_until_us;      /* when to drop it, 0 if none has been unable */
